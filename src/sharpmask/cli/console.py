@@ -1,0 +1,28 @@
+"""How commands speak: results on stdout, problems in one line each on stderr."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def complain(problem: object) -> None:
+    """One line on stderr."""
+    err.print(f"sharpmask: {problem}", markup=False)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What a user can cause ends the command with one line and exit status 2; Ctrl-C with 130."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        complain(error)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        complain("interrupted")
+        raise typer.Exit(130) from None

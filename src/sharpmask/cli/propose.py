@@ -1,0 +1,115 @@
+"""``sharpmask propose``: object masks for photos."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.images import ImageError, list_images, write_image
+from sharpmask.inference.proposer import Proposer
+from sharpmask.models.weights import load
+
+
+def propose(
+    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("proposals"),
+    weights: Annotated[
+        str, typer.Option(help="Name, file, or Hugging Face repository.")
+    ] = "sharpmask-mobilenetv2",
+    num_proposals: Annotated[int, typer.Option(help="Most masks for a photo.")] = 100,
+    scales: Annotated[
+        str, typer.Option(help="default, zoom or zoom2: more scales for smaller objects.")
+    ] = "default",
+    mask_threshold: Annotated[
+        float, typer.Option(help="Probability above which a pixel belongs to the object.")
+    ] = 0.2,
+    suppression: Annotated[
+        float | None, typer.Option(help="Drop a mask whose IoU with a better one exceeds this.")
+    ] = None,
+    overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
+    overlay_masks: Annotated[int, typer.Option(help="How many to draw.")] = 10,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Find objects in photos: writes proposals.json (COCO results) and overlay pictures.
+
+    A photo that cannot be read is reported and passed over; the exit status is then 1.
+    """
+    with clear_errors():
+        paths = list_images(images)
+        proposer = Proposer(
+            load(weights),
+            num_proposals=num_proposals,
+            scales=scales,
+            mask_threshold=mask_threshold,
+            suppression=suppression,
+            device=device,
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        pictures = overlay_paths(paths, output)
+        records: list[dict[str, Any]] = []
+        failed = 0
+        try:
+            for path, image_id in track(
+                zip(paths, image_ids(paths), strict=True),
+                "proposing",
+                total=len(paths),
+                console=err,
+                disable=len(paths) == 1 or not err.is_terminal,
+            ):
+                try:
+                    proposals = proposer(path)
+                except ImageError as error:
+                    complain(error)
+                    failed += 1
+                    continue
+                found = proposals.to_coco(image_id)
+                records += [{**record, "file_name": str(path)} for record in found]
+                if overlay:
+                    write_image(pictures[path], proposals.plot(overlay_masks))
+        finally:
+            if records:
+                write_json(output / "proposals.json", records)
+        if failed == len(paths) == 1:
+            raise typer.Exit(2)
+        out.print(
+            f"{len(records)} proposals for {len(paths) - failed} of {len(paths)} photos "
+            f"in {output / 'proposals.json'}",
+            markup=False,
+        )
+        if failed:
+            complain(f"{failed} of {len(paths)} photos could not be read")
+            raise typer.Exit(1)
+
+
+def image_ids(paths: Sequence[Path]) -> list[int]:
+    """The file names where all are distinct numbers, as in COCO; else positions from 1."""
+    if all(path.stem.isdecimal() for path in paths):
+        numbers = [int(path.stem) for path in paths]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(paths) + 1))
+
+
+def overlay_paths(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """A picture for each photo: overlay.png for one, else by name, numbered where names repeat."""
+    if len(paths) == 1:
+        return {paths[0]: output / "overlay.png"}
+    seen: Counter[str] = Counter()
+    pictures: dict[Path, Path] = {}
+    for path in paths:
+        seen[path.name] += 1
+        number = f"-{seen[path.name]}" if seen[path.name] > 1 else ""
+        pictures[path] = output / "overlays" / f"{path.name}{number}.png"
+    return pictures
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that is either whole or not there."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,172 @@
+"""``sharpmask train``: both stages on COCO-format data of one's own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from lightning_fabric import Fabric
+from rich.table import Table
+
+from sharpmask.cli.console import clear_errors, complain, out
+from sharpmask.data.coco import CocoDataset, load_coco
+from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.weights import Model, build, load, load_backbone
+from sharpmask.training.recipes import RECIPES, Recipe, change
+from sharpmask.training.stages import train
+
+app = typer.Typer(help="Train on COCO-format data.", no_args_is_help=True)
+
+Train = Annotated[list[Path], typer.Option(help="COCO annotation file; may be repeated.")]
+Images = Annotated[Path, typer.Option(help="Folder of the photos.")]
+Output = Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")]
+Val = Annotated[Path | None, typer.Option(help="COCO annotation file to measure on.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Devices = Annotated[int, typer.Option(help="How many of them.")]
+Precision = Annotated[
+    str, typer.Option(help="32-true, bf16-mixed (also faster on CPUs that know bf16), 16-mixed.")
+]
+Workers = Annotated[int, typer.Option(help="Processes that prepare data.")]
+
+
+@app.command()
+def deepmask(
+    train: Train,
+    images: Images,
+    output: Output,
+    val: Val = None,
+    backbone: Annotated[
+        str, typer.Option(help="mobilenet_v2, resnet18, resnet34, resnet50, vgg11 or vgg16.")
+    ] = "mobilenet_v2",
+    head: Annotated[str, typer.Option(help="original, a, b or c.")] = "c",
+    bottleneck_channels: Annotated[int, typer.Option(help="Width of the bottleneck.")] = 128,
+    init: Annotated[
+        str | None, typer.Option(help="ImageNet weights of the backbone: file or repository.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="deepmask or paper-deepmask.")] = "deepmask",
+    settings: Set = None,
+    device: Device = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32-true",
+    workers: Workers = 1,
+) -> None:
+    """Stage one: the feed-forward net."""
+    with clear_errors():
+        options = {
+            "backbone": backbone,
+            "head": head,
+            "bottleneck_channels": bottleneck_channels,
+        }
+        model = build({"model": "deepmask", **options})
+        assert isinstance(model, DeepMask)
+        if init:
+            load_backbone(model.backbone, init)
+        numbers = choose_recipe(recipe, settings)
+        fabric = launch(device, devices, precision)
+        run(model, train, images, val, numbers, output, fabric, workers)
+
+
+@app.command()
+def sharpmask(
+    train: Train,
+    images: Images,
+    output: Output,
+    deepmask: Annotated[
+        str, typer.Option(help="Stage one: run folder, model file, name or repository.")
+    ],
+    val: Val = None,
+    mask_channels: Annotated[int, typer.Option(help="k of the mask encoding.")] = 32,
+    skip_channels: Annotated[int, typer.Option(help="k of the skip features.")] = 32,
+    schedule: Annotated[str, typer.Option(help="halving or constant.")] = "halving",
+    upsampling: Annotated[str, typer.Option(help="bilinear or nearest.")] = "bilinear",
+    recipe: Annotated[str, typer.Option(help="sharpmask or paper-sharpmask.")] = "sharpmask",
+    settings: Set = None,
+    device: Device = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32-true",
+    workers: Workers = 1,
+) -> None:
+    """Stage two: the refinement on top of a trained DeepMask, which stays as it is."""
+    with clear_errors():
+        first = load(deepmask)
+        if not isinstance(first, DeepMask):
+            raise ValueError(f"--deepmask {deepmask}: this is a SharpMask; give a DeepMask")
+        options = {
+            "mask_channels": mask_channels,
+            "skip_channels": skip_channels,
+            "schedule": schedule,
+            "upsampling": upsampling,
+        }
+        model = build({"model": "sharpmask", "deepmask": first.architecture, **options})
+        assert isinstance(model, SharpMask)
+        model.deepmask.load_state_dict(first.state_dict())
+        numbers = choose_recipe(recipe, settings)
+        fabric = launch(device, devices, precision)
+        run(model, train, images, val, numbers, output, fabric, workers)
+
+
+def choose_recipe(name: str, settings: list[str] | None) -> Recipe:
+    """A named recipe with settings changed."""
+    if name not in RECIPES:
+        raise ValueError(f"--recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
+    return change(RECIPES[name](), settings or [])
+
+
+def launch(device: str, devices: int, precision: str) -> Fabric:
+    """The devices to train on."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device: expected auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: cuda was asked for, but torch sees no GPU here; use cpu")
+    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def run(
+    model: Model,
+    train_files: list[Path],
+    images: Path,
+    val: Path | None,
+    recipe: Recipe,
+    output: Path,
+    fabric: Fabric,
+    workers: int,
+) -> None:
+    """Load the data, train, say what came of it."""
+    data = load_coco(train_files, images)
+    report_data(data)
+    figures = train(
+        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        data=data,
+        validation=load_coco(val, images) if val else None,
+        recipe=recipe,
+        output=output,
+        fabric=fabric,
+        workers=workers,
+    )
+    if not fabric.is_global_zero:
+        return
+    if figures:
+        table = Table("figure", "value", title="validation patches")
+        for name, value in figures.items():
+            table.add_row(name, f"{value:.4g}")
+        out.print(table)
+    out.print(f"model in {output / 'model.safetensors'}", markup=False)
+
+
+def report_data(data: CocoDataset) -> None:
+    """What there is to learn from, and once what cannot be used."""
+    objects = sum(len(image.instances) for image in data.images)
+    out.print(f"{len(data.images)} photos, {objects} objects, {len(data.categories)} categories")
+    for reason, count in sorted(data.skipped.items()):
+        complain(f"{count} annotations not used: {reason}")

@@ -1,0 +1,181 @@
+"""COCO annotation files: read once, checked object by object."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sharpmask.masks import Rle, rle_areas, rle_boxes, segmentation_to_rle
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One labelled object.
+
+    Attributes:
+        id: The annotation's id in its file.
+        category: Index into ``CocoDataset.categories``.
+        box: Tight box of the mask, xyxy.
+        rle: The mask.
+    """
+
+    id: int
+    category: int
+    box: tuple[float, float, float, float]
+    rle: Rle
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One photo and its objects.
+
+    Attributes:
+        id: The image's id in its file.
+        path: Where the photo lies.
+        size: Height and width as the file states them.
+        complete: Whether every object is labelled. If not, nothing in it may be taken for
+            background.
+        instances: Objects that can be learned from.
+        crowds: Boxes (xyxy) of crowd regions and of objects too small to learn from: not
+            background.
+    """
+
+    id: int
+    path: Path
+    size: tuple[int, int]
+    complete: bool
+    instances: tuple[Instance, ...]
+    crowds: tuple[tuple[float, float, float, float], ...]
+
+    @property
+    def boxes(self) -> Float[np.ndarray, "n 4"]:
+        """Boxes of the instances, xyxy."""
+        return np.array([instance.box for instance in self.instances]).reshape(-1, 4)
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """Images of one or more annotation files.
+
+    Attributes:
+        images: All photos.
+        categories: Names.
+        skipped: Why annotations were not used, with counts.
+    """
+
+    images: tuple[CocoImage, ...]
+    categories: tuple[str, ...]
+    skipped: Counter[str]
+
+
+MIN_AREA = 100
+MIN_SIDE = 5
+"""Objects below these, in pixels, are not learned from (FAIR's sampler)."""
+
+
+def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
+    """Read annotation files whose photos lie in one folder.
+
+    An annotation that cannot be used (crowd, tiny, malformed) is left out and counted in
+    ``skipped``.
+
+    Args:
+        annotations: One or more files in COCO's instance format. An image entry with
+            ``"complete": false`` is only partly labelled.
+        images: Folder that ``file_name`` is relative to.
+
+    Raises:
+        ValueError: A file is not COCO instance JSON, an image entry is malformed or lies outside
+            ``images``; the message names the file and the entry.
+    """
+    files = [annotations] if isinstance(annotations, Path) else list(annotations)
+    categories: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
+    loaded = [image for file in files for image in _load_file(file, images, categories, skipped)]
+    return CocoDataset(tuple(loaded), tuple(categories), skipped)
+
+
+def _load_file(
+    file: Path, folder: Path, categories: dict[str, int], skipped: Counter[str]
+) -> list[CocoImage]:
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not a JSON file: {error}") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"{file}: expected COCO instance format, a list {key!r} is missing")
+    names: dict[Any, int] = {}
+    for category in content["categories"]:
+        if not isinstance(category, dict) or "id" not in category or "name" not in category:
+            raise ValueError(f"{file}: category {category!r} needs an id and a name")
+        names[category["id"]] = categories.setdefault(str(category["name"]), len(categories))
+    by_image: dict[Any, list[dict[str, Any]]] = {}
+    for annotation in content["annotations"]:
+        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int | str):
+            by_image.setdefault(annotation["image_id"], []).append(annotation)
+        else:
+            skipped["no image_id"] += 1
+    images = [
+        _load_image(file, folder, entry, by_image, names, skipped) for entry in content["images"]
+    ]
+    for orphans in by_image.values():
+        skipped["image_id of no image"] += len(orphans)
+    return images
+
+
+def _load_image(
+    file: Path,
+    folder: Path,
+    entry: dict[str, Any],
+    by_image: dict[Any, list[dict[str, Any]]],
+    names: dict[Any, int],
+    skipped: Counter[str],
+) -> CocoImage:
+    try:
+        identity, name = entry["id"], str(entry["file_name"])
+        size = (int(entry["height"]), int(entry["width"]))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{file}: image entry {str(entry)[:80]} needs id, file_name, height, width"
+        ) from None
+    if min(size) < 1:
+        raise ValueError(f"{file}: image {identity} has height and width {size}")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{file}: image {identity}: file_name {name!r} leads outside {folder}")
+    instances: list[Instance] = []
+    crowds: list[tuple[float, float, float, float]] = []
+    for annotation in by_image.pop(identity, []):
+        try:
+            rle = segmentation_to_rle(annotation.get("segmentation"), size)
+        except ValueError:
+            skipped["malformed segmentation"] += 1
+            continue
+        box = rle_boxes([rle])[0]
+        left, top, right, bottom = (float(v) for v in box)
+        reason = None
+        if annotation.get("iscrowd"):
+            reason = "crowd"
+        elif annotation.get("category_id") not in names:
+            reason = "unknown category"
+        elif min(right - left, bottom - top) < MIN_SIDE or rle_areas([rle])[0] < MIN_AREA:
+            reason = f"smaller than {MIN_AREA} px or {MIN_SIDE} px wide"
+        if reason:
+            skipped[reason] += 1
+            if math.prod((right - left, bottom - top)) > 0:
+                crowds.append((left, top, right, bottom))
+            continue
+        category = names[annotation["category_id"]]
+        identifier = annotation.get("id", -1)
+        instances.append(Instance(identifier, category, (left, top, right, bottom), rle))
+    complete = bool(entry.get("complete", True))
+    return CocoImage(identity, path, size, complete, tuple(instances), tuple(crowds))

@@ -1,0 +1,172 @@
+"""Masks drawn on the photo they were found in."""
+
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+COLOURS = (
+    *("#ff3b5c", "#2fc04f", "#ffd91a", "#3f6fff", "#ff8c1a", "#36d6f2", "#f03ae6", "#b8ef3a"),
+    *("#9a3fd0", "#1fa39b", "#ff9ec4", "#a8692a"),
+)
+"""Told apart on most photos; after the last they begin again."""
+
+_TINT = 0.4  # opacity inside the outline: the photo and the masks below stay visible
+
+
+class _Box(NamedTuple):
+    """Half-open box in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def meets(self, other: "_Box") -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+
+class _Tag(NamedTuple):
+    """What a label needs to know of its mask: `peak` is the column of the highest pixels."""
+
+    colour: str
+    box: _Box
+    peak: int
+
+
+def draw_masks(
+    image: UInt8[np.ndarray, "h w 3"],
+    masks: Iterable[Bool[np.ndarray, "h w"]],
+    labels: Sequence[str],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw masks, best first, each as a tint with an outline and its label beside it.
+
+    The first mask lies on top. Masks are taken one at a time and none is kept: a generator of a
+    thousand needs the memory of one. Tint and outline stay inside the mask. Masks without a pixel
+    are left out, and so are labels that are empty or larger than the picture.
+
+    Raises:
+        ValueError: a mask is not bool of the image's size, or masks and labels differ in number.
+    """
+    height, width = image.shape[:2]
+    thickness = max(1, round(max(height, width) / 240))
+    # Front to back: each pixel gathers paint and knows how much of what lies below still shows.
+    # The result is that of painting the best last, for which all masks would have to be kept.
+    paint = np.zeros((height, width, 3), np.float32)
+    still_shows = np.ones((height, width, 1), np.float32)
+    tags: list[_Tag | None] = []
+    for colour, mask in zip(cycle(COLOURS), masks, strict=False):
+        if mask.dtype != np.bool_ or mask.shape != (height, width):
+            raise ValueError(
+                f"expected a bool mask {(height, width)}, got {mask.dtype} {mask.shape}; "
+                "paste it into the image's frame and binarise it"
+            )
+        tag = _tag(mask, colour)
+        tags.append(tag)
+        if tag is not None:
+            _paint_below(paint, still_shows, mask, tag, thickness)
+    if len(tags) != len(labels):
+        raise ValueError(f"expected one label per mask, got {len(labels)} for {len(tags)} masks")
+    paint += still_shows * image
+    return _draw_labels(np.rint(paint).astype(np.uint8), tags, labels)
+
+
+def _paint_below(
+    paint: Float32[np.ndarray, "h w 3"],
+    still_shows: Float32[np.ndarray, "h w 1"],
+    mask: Bool[np.ndarray, "h w"],
+    tag: _Tag,
+    thickness: int,
+) -> None:
+    """Add, in place, a mask below all that is there: its tint is veiled, its outline is not.
+
+    An unveiled outline keeps a part visible that lies inside a better whole. Lines stay below
+    lines: where one runs, nothing shows any more.
+    """
+    crop = np.s_[tag.box.top : tag.box.bottom, tag.box.left : tag.box.right]
+    colour = np.array(ImageColor.getrgb(tag.colour), np.float32)
+    inner = _eroded(mask[crop], thickness)
+    tint = still_shows[crop] * (np.float32(_TINT) * inner[..., None])
+    line = mask[crop] & ~inner & (still_shows[crop][..., 0] > 0)
+    paint[crop] += tint * colour
+    still_shows[crop] -= tint
+    paint[crop][line] = colour
+    still_shows[crop][line] = 0
+
+
+def _tag(mask: Bool[np.ndarray, "h w"], colour: str) -> _Tag | None:
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(mask.any(axis=0))
+    box = _Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return _Tag(colour, box, round(np.flatnonzero(mask[box.top]).mean()))
+
+
+def _eroded(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]:
+    """Take `steps` layers of pixels off the mask; beyond the array there is none of it."""
+    for _ in range(steps):
+        p = np.pad(mask, 1)
+        mask = mask & p[:-2, 1:-1] & p[2:, 1:-1] & p[1:-1, :-2] & p[1:-1, 2:]
+    return mask
+
+
+def _draw_labels(
+    image: UInt8[np.ndarray, "h w 3"], tags: Sequence[_Tag | None], labels: Sequence[str]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Write each label on a plate of its mask's colour; the best is first to choose a place."""
+    height, width = image.shape[:2]
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
+    font_size = max(12, round(max(height, width) / 45))
+    font = ImageFont.load_default(font_size)
+    margin = font_size // 4
+    plates: list[_Box] = []
+    written: list[tuple[_Box, str, str, tuple[int, int]]] = []
+    for tag, label in zip(tags, labels, strict=True):
+        ink = _Box(*(round(edge) for edge in draw.textbbox((0, 0), label, font)))
+        plate_size = ink.right - ink.left + 2 * margin, ink.bottom - ink.top + 2 * margin
+        if tag is None or not label or plate_size[0] > width or plate_size[1] > height:
+            continue
+        plate = _place(tag, plate_size, (width, height), plates)
+        plates.append(plate)
+        start = plate.left + margin - ink.left, plate.top + margin - ink.top
+        written.append((plate, tag.colour, label, start))
+    for plate, colour, label, start in reversed(written):  # where plates must meet, best on top
+        red, green, blue = ImageColor.getrgb(colour)[:3]
+        draw.rectangle((plate.left, plate.top, plate.right - 1, plate.bottom - 1), fill=colour)
+        is_light = 0.299 * red + 0.587 * green + 0.114 * blue > 128
+        draw.text(start, label, font=font, fill="black" if is_light else "white")
+    return np.array(canvas)
+
+
+def _place(
+    tag: _Tag, plate_size: tuple[int, int], picture_size: tuple[int, int], taken: list[_Box]
+) -> _Box:
+    """Choose a place for a plate near its mask, inside the picture and clear of those taken.
+
+    Sizes are (width, height). Where all places are taken the first is used anyway.
+    """
+    width, height = plate_size
+    box, middle = tag.box, tag.peak - width // 2
+    spots = []
+    for x, y in (
+        (middle, box.top - height),
+        (middle, box.top + height // 2),
+        (box.left - width, box.top),
+        (box.right, box.top),
+        (middle, box.bottom),
+        (middle, (box.top + box.bottom - height) // 2),
+    ):
+        left = min(max(x, 0), picture_size[0] - width)
+        top = min(max(y, 0), picture_size[1] - height)
+        spots.append(_Box(left, top, left + width, top + height))
+    return next((spot for spot in spots if not any(map(spot.meets, taken))), spots[0])

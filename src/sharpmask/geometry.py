@@ -1,0 +1,133 @@
+"""Where patches, cells and windows lie: the only file that knows the sizes of a patch.
+
+Frames. *Image*: the photo in pixels, origin at the corner of the first pixel. *Scaled image*: the
+photo resized by a pyramid scale. *Cell* (row, column): one position of the dense score map.
+*Window*: the box in the image that the patch at a cell covers, xyxy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+OCTAVES = tuple(-2.5 + 0.5 * step for step in range(7))
+"""The paper's pyramid at patch size 160: 2^-2.5 to 2^.5 in half octaves (section 5)."""
+
+PYRAMIDS: dict[str, tuple[float, ...]] = {
+    "default": OCTAVES,
+    "zoom": (*OCTAVES, 1.0),
+    "zoom2": (*OCTAVES, 1.0, 1.5),
+}
+"""Named pyramids in octaves; Zoom and Zoom^2 add scales for smaller objects (section 5)."""
+
+GREY = 128
+"""Fill value outside the image, half of the uint8 range."""
+
+
+@dataclass(frozen=True)
+class PatchGeometry:
+    """Sizes of a patch in pixels of the scaled image.
+
+    Attributes:
+        patch_size: Side of the square whose central object is segmented.
+        context: Pixels seen on each side beyond the patch (SharpMask, section 4.1: deeper nets see
+            32 px more in total).
+        object_size: Longer side of a centred object, ceil(patch_size * 128 / 224).
+        coarse_size: Side of the feed-forward mask.
+        stride: Pixels between cells.
+    """
+
+    patch_size: int = 160
+    context: int = 16
+    object_size: int = 92
+    coarse_size: int = 56
+    stride: int = 16
+
+    def __post_init__(self) -> None:
+        if self.patch_size % self.stride or self.context % self.stride:
+            raise ValueError(
+                f"patch_size {self.patch_size} and context {self.context} must be multiples of "
+                f"the stride, {self.stride}"
+            )
+
+    @property
+    def window_size(self) -> int:
+        """Side of the square the network reads for one patch, context included."""
+        return self.patch_size + 2 * self.context
+
+    @property
+    def grid(self) -> int:
+        """Side of the patch in feature cells."""
+        return self.patch_size // self.stride
+
+    @property
+    def border(self) -> int:
+        """Grey pixels put round the scaled image so that windows may be centred near its edge."""
+        return self.patch_size // 2
+
+    def padded_size(self, size: int) -> int:
+        """Length of a scaled image side with its borders, rounded up to whole strides."""
+        return -(-(size + 2 * self.border) // self.stride) * self.stride
+
+    def num_cells(self, padded_size: int) -> int:
+        """Number of cells along a padded side of ``padded_size`` pixels."""
+        return -(-padded_size // self.stride) - 2 * (self.context // self.stride) - self.grid + 1
+
+    def scaled_size(self, image_size: tuple[int, int], octave: float) -> tuple[int, int]:
+        """Size (height, width) of the image at a pyramid scale, at least one pixel."""
+        height, width = (max(1, int(2.0**octave * side + 0.5)) for side in image_size)
+        return height, width
+
+    def cells_to_windows(
+        self,
+        cells: Int[np.ndarray, "n 2"],
+        image_size: tuple[int, int],
+        scaled_size: tuple[int, int],
+    ) -> Float[np.ndarray, "n 4"]:
+        """Windows (xyxy, pixels of the image) that the patches at ``cells`` cover."""
+        factor = np.array(image_size) / np.array(scaled_size)
+        start = ((cells * self.stride + self.context - self.border) * factor)[:, ::-1]
+        return np.concatenate([start, start + self.patch_size * factor[::-1]], axis=1)
+
+    def windows_to_cells(
+        self,
+        windows: Float[np.ndarray, "n 4"],
+        image_size: tuple[int, int],
+        scaled_size: tuple[int, int],
+    ) -> Int[np.ndarray, "n 2"]:
+        """Cells nearest to the given windows: the inverse of ``cells_to_windows``."""
+        factor = np.array(scaled_size) / np.array(image_size)
+        start = windows[:, 1::-1] * factor
+        cells: Int[np.ndarray, "n 2"] = np.rint(
+            (start + self.border - self.context) / self.stride
+        ).astype(np.int64)
+        return cells
+
+    def canonical_scale(self, boxes: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
+        """Scale at which each box (xyxy) has a longer side of ``object_size``."""
+        longer = np.maximum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
+        scale: Float[np.ndarray, "*n"] = self.object_size / longer
+        return scale
+
+
+SHARPMASK_GEOMETRY = PatchGeometry()
+"""The patch of the rebuilt DeepMask and of SharpMask: 160 px seen in a window of 192."""
+
+DEEPMASK_GEOMETRY = PatchGeometry(patch_size=224, context=0, object_size=128)
+"""The patch of the original DeepMask: 224 px without context."""
+
+
+def octaves_of(scales: str | Sequence[float]) -> tuple[float, ...]:
+    """Octaves of a named pyramid, or the given octaves themselves.
+
+    Raises:
+        ValueError: Unknown pyramid name or no scales.
+    """
+    if isinstance(scales, str):
+        if scales not in PYRAMIDS:
+            raise ValueError(f"scales: expected one of {', '.join(PYRAMIDS)}, got {scales!r}")
+        return PYRAMIDS[scales]
+    if not scales:
+        raise ValueError("scales: expected at least one octave, got none")
+    return tuple(scales)

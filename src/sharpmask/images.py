@@ -1,0 +1,287 @@
+"""Pictures in and out: the only file of the package that opens or writes one."""
+
+import re
+import secrets
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+MAX_PIXELS = 200_000_000
+"""Larger pictures are refused by their header: decoded they would fill the memory."""
+
+
+class ImageError(ValueError):
+    """A picture cannot be read or written: "FILE: what was wrong; what to do"."""
+
+
+class _TiffImageFile(TiffImageFile):
+    """Pillow's TIFF reader without its warning about size: `read_image` has already judged it."""
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.new(self.mode, self._tile_size).im
+        super().load_prepare()
+
+
+# `PIL.Image.open` measures against a limit shared by the whole process and warns, so the readers
+# are called directly. The first bytes decide, never the suffix: a renamed PNG is still a PNG.
+_READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+    (rb"\xff\xd8\xff", JpegImageFile),
+    (rb"\x89PNG\r\n\x1a\n", PngImageFile),
+    (rb"RIFF....WEBP", WebPImageFile),
+    (rb"....ftypavi[fs]", AvifImageFile),
+    (rb"II[*+]\0|MM\0[*+]", _TiffImageFile),
+    (rb"GIF8[79]a", GifImageFile),
+    (rb"BM", BmpImageFile),
+    (rb"P[1-6f]\s", PpmImageFile),
+)
+_READABLE = "JPEG, PNG, WebP, AVIF, TIFF, GIF, BMP or PPM"
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff"),
+    *(".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+)
+_WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(
+    source: str | PathLike[str] | Image.Image | np.ndarray, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Read any picture as RGB, upright, the way a viewer shows it.
+
+    - EXIF orientation is applied, also to a PIL image.
+    - Of an animation or a multi-page file the first picture is read.
+    - Transparent parts become white: cut-outs are made for white pages, black would swallow them.
+    - 16-bit grey is divided by 257, so 65535 becomes 255.
+    - Colour profiles are not applied.
+
+    An array must already be RGB uint8 (height, width, 3). The result is contiguous and writeable;
+    an array that is both comes back itself, not copied.
+
+    Raises:
+        ImageError: the source is missing, damaged, not a picture, empty, or above `max_pixels`.
+    """
+    if isinstance(source, np.ndarray):
+        _check_array(source, "array")
+        _check_size(source.shape[:2], "array", max_pixels)
+        return np.require(source, requirements=["C", "W"])  # torch refuses flipped views
+    if isinstance(source, Image.Image):
+        return _decode(source, "PIL image", max_pixels)
+    if isinstance(source, (str, PathLike)):
+        return _read_file(Path(source), max_pixels)
+    raise ImageError(
+        f"{type(source).__name__}: expected a path, a PIL image or an array; "
+        "convert it to a uint8 array (height, width, 3)"
+    )
+
+
+def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write RGB pixels as PNG, JPEG or WebP, by the suffix of `path`.
+
+    The file appears complete or not at all: it is written beside `path` and renamed over it.
+
+    Raises:
+        ImageError: the suffix is unknown, the array is no RGB picture, or the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITERS:
+        raise ImageError(f"{path}: cannot write '{path.suffix}'; use {', '.join(_WRITERS)}")
+    _check_array(image, str(path))
+    # Not `tempfile`: its files are readable by their owner only, and the rename keeps that.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            Image.fromarray(image).save(file, _WRITERS[path.suffix.lower()], quality=92)
+        temporary.replace(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"{path}: cannot be written ({_reason(error)}); choose another place"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def list_images(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
+    """Name the pictures in `paths`: a directory gives those in it by name, a file stays as it is.
+
+    A directory is not searched deeper. Its hidden files and other suffixes are passed over.
+
+    Raises:
+        ImageError: a directory cannot be read or holds no picture.
+    """
+    if isinstance(paths, (str, PathLike)):
+        paths = [paths]
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += _list_directory(path) if path.is_dir() else [path]
+    return found
+
+
+def _list_directory(directory: Path) -> list[Path]:
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError as error:
+        raise ImageError(
+            f"{directory}: cannot be listed ({_reason(error)}); check its permissions"
+        ) from error
+    images = [
+        entry
+        for entry in entries
+        if entry.suffix.lower() in _SUFFIXES
+        and not entry.name.startswith(".")  # macOS leaves a "._photo.jpg" beside each photo
+        and entry.is_file()
+    ]
+    if not images:
+        raise ImageError(f"{directory}: no pictures in this directory; name one that holds some")
+    return images
+
+
+def _read_file(path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: is a directory; name the pictures in it")
+        if not path.exists():
+            raise ImageError(f"{path}: no such file; check the name")
+        if not path.is_file():  # a pipe would block, a device may never end
+            raise ImageError(f"{path}: is not a regular file; save the picture to one")
+        with path.open("rb") as file:
+            head = file.read(16)
+            if not head:
+                raise ImageError(f"{path}: is empty (0 bytes); fetch it again")
+            for signature, reader in _READERS:
+                if re.match(signature, head, re.DOTALL):
+                    file.seek(0)
+                    return _read_as(reader, file, str(path), max_pixels)
+    except OSError as error:
+        raise ImageError(
+            f"{path}: cannot be opened ({_reason(error)}); check its permissions"
+        ) from error
+    raise ImageError(f"{path}: is not a {_READABLE} picture; convert it to one of these")
+
+
+def _read_as(
+    reader: type[ImageFile], file: IO[bytes], name: str, max_pixels: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        image = reader(file)
+    except Exception as error:
+        raise _damaged(name, error) from error
+    return _decode(image, name, max_pixels)
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+    _check_size((image.height, image.width), name, max_pixels)
+    try:
+        image.load()
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise _damaged(name, error) from error
+    turn = _upright(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _deep_grey_to_8_bit(image, name)
+    try:
+        image = _on_white(image) if image.has_transparency_data else image.convert("RGB")
+    except (ValueError, OSError) as error:
+        raise ImageError(
+            f"{name}: cannot be turned from {image.mode} into RGB ({_reason(error)}); "
+            "convert it to RGB first"
+        ) from error
+    return np.array(image if turn is None else image.transpose(turn))
+
+
+def _upright(image: Image.Image) -> Image.Transpose | None:
+    """Read from the EXIF block how to turn the picture upright."""
+    try:
+        return _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a viewer shows a good picture with a broken EXIF block as it is stored
+        return None
+
+
+def _deep_grey_to_8_bit(image: Image.Image, name: str) -> Image.Image:
+    """Scale grey of more than 8 bits to "L", or to "LA" where one value marks transparency."""
+    grey = np.asarray(image)
+    low, high = grey.min(), grey.max()
+    # Floats have three usual whites. Integers have one: Pillow reads some 16-bit files as "I".
+    whites = (1, 255, 65535) if image.mode == "F" else (65535,)
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    if white is None:
+        raise ImageError(
+            f"{name}: grey values from {low} to {high} have no known white; scale them to 0..255"
+        )
+    scaled = Image.fromarray(np.rint(grey * np.float32(255 / white)).astype(np.uint8))
+    if "transparency" in image.info:
+        scaled.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
+    return scaled
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(layer, mask=layer.getchannel("A"))
+    return white
+
+
+def _check_size(image_size: tuple[int, ...], name: str, max_pixels: int) -> None:
+    height, width = image_size
+    if not height or not width:
+        raise ImageError(
+            f"{name}: has no pixels ({height} high, {width} wide); give a real picture"
+        )
+    if height * width > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels are more than the {max_pixels:,} allowed; "
+            "scale it down or cut it up"
+        )
+
+
+def _check_array(array: np.ndarray, name: str) -> None:
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
+        return
+    shape = array.shape
+    if array.ndim == 2 or (array.ndim == 3 and shape[2] == 1):
+        remedy = "it looks grey: repeat the channel with np.dstack([grey] * 3)"
+    elif np.issubdtype(array.dtype, np.floating):
+        remedy = "it holds floats: scale them to 0..255 and call .astype(np.uint8)"
+    elif array.ndim == 3 and shape[2] == 4:
+        remedy = "drop the alpha channel with array[..., :3]"
+    elif array.ndim == 3 and shape[0] == 3:
+        remedy = "move the channels last with array.transpose(1, 2, 0)"
+    elif array.ndim == 4:
+        remedy = "pass one picture at a time"
+    else:
+        remedy = "convert it"
+    raise ImageError(
+        f"{name}: expected uint8 (height, width, 3), got {array.dtype} {shape}; {remedy}"
+    )
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(f"{name}: cannot be decoded ({_reason(error)}); fetch it again or re-save it")
+
+
+def _reason(error: Exception) -> str:
+    """Say what an exception says, on one line and without the file's name."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,168 @@
+"""From a photo to ranked object masks (SharpMask, section 5).
+
+Pyramid, one bottom-up pass for each scale, scores everywhere, the best windows over all scales;
+masks are decoded for those alone, from features that were computed once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from sharpmask.geometry import GREY, PatchGeometry, octaves_of
+from sharpmask.images import read_image
+from sharpmask.inference.engine import Engine, TorchEngine, choose_device
+from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.sharpmask import SharpMask
+from sharpmask.proposals import Proposals
+
+DECODE_BATCH = 128
+"""Windows refined at once: bounds memory, larger is no faster."""
+CANDIDATES = 2
+"""Masks decoded for each one asked for when suppression will drop some."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One scale of the pyramid after the bottom-up pass.
+
+    Attributes:
+        scaled_size: Height and width of the scaled image, without borders.
+        features: The engine's own.
+        scores: Objectness logits of all cells.
+    """
+
+    scaled_size: tuple[int, int]
+    features: Any
+    scores: Float[np.ndarray, "rows columns"]
+
+
+class Proposer:
+    """Proposes objects in photos.
+
+    Args:
+        model: A model, or any engine.
+        num_proposals: Most masks for a photo.
+        scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), or
+            octaves.
+        mask_threshold: Probability above which a pixel belongs to the object.
+        suppression: Mask IoU above which the lower-scored of two proposals is dropped; None keeps
+            all, as the paper does.
+        image_size: Photos whose longer side exceeds this many pixels are first reduced to it, so
+            that the pyramid's scales mean what they mean on COCO. Masks come at the photo's own
+            size.
+        device: "auto", "cpu" or "cuda"; where a model, not an engine, is given.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        model: DeepMask | SharpMask | Engine,
+        *,
+        num_proposals: int = 100,
+        scales: str | Sequence[float] = "default",
+        mask_threshold: float = 0.2,
+        suppression: float | None = None,
+        image_size: int = 640,
+        device: str = "auto",
+    ) -> None:
+        if num_proposals < 1:
+            raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
+        for name, value in (("mask_threshold", mask_threshold), ("suppression", suppression)):
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name}: expected a number between 0 and 1, got {value}")
+        if image_size < 32:
+            raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
+        self.octaves = octaves_of(scales)
+        is_model = isinstance(model, DeepMask | SharpMask)
+        self.engine: Engine = TorchEngine(model, choose_device(device)) if is_model else model  # type: ignore[arg-type, assignment]
+        self.num_proposals = num_proposals
+        self.mask_threshold = mask_threshold
+        self.suppression = suppression
+        self.image_size = image_size
+
+    def __call__(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> Proposals:
+        """Propose objects in one photo.
+
+        Args:
+            image: A path, a PIL image, or an RGB uint8 array (H, W, 3).
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        pixels = read_image(image)
+        levels = list(self.levels(pixels))
+        count = self.num_proposals * (CANDIDATES if self.suppression else 1)
+        numbers, cells = select_cells([level.scores for level in levels], count)
+        geometry = self.engine.geometry
+        windows = np.zeros((len(cells), 4))
+        scores = np.zeros(len(cells), np.float32)
+        masks: UInt8[np.ndarray, "n s s"] | None = None
+        for number, level in enumerate(levels):
+            chosen = np.flatnonzero(numbers == number)
+            for part in np.split(chosen, range(DECODE_BATCH, len(chosen), DECODE_BATCH)):
+                logits = self.engine.decode(level.features, cells[part])
+                if masks is None:
+                    masks = np.empty((len(cells), *logits.shape[1:]), np.uint8)
+                masks[part] = np.rint(sigmoid(logits) * 255)
+                scores[part] = sigmoid(level.scores[tuple(cells[part].T)])
+                windows[part] = geometry.cells_to_windows(
+                    cells[part], pixels.shape[:2], level.scaled_size
+                )
+        assert masks is not None
+        proposals = Proposals(pixels, scores, windows, masks, self.mask_threshold)
+        proposals = proposals[proposals.areas > 0]
+        if self.suppression:
+            proposals = proposals.suppressed(self.suppression)[: self.num_proposals]
+        return proposals
+
+    def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Level]:
+        """The pyramid of a photo, each scale read and scored."""
+        longest = max(image.shape[:2])
+        reduction = min(0.0, float(np.log2(self.image_size / longest)))
+        geometry = self.engine.geometry
+        photo = Image.fromarray(image)
+        for octave in self.octaves:
+            size = geometry.scaled_size((image.shape[0], image.shape[1]), octave + reduction)
+            features = self.engine.encode(bordered(photo, size, geometry))
+            yield Level(size, features, self.engine.score(features))
+
+
+def bordered(
+    photo: Image.Image, size: tuple[int, int], geometry: PatchGeometry
+) -> UInt8[np.ndarray, "hp wp 3"]:
+    """The photo at a size (height, width) inside grey borders of half a patch, in whole strides."""
+    height, width = size
+    canvas = np.full((*map(geometry.padded_size, size), 3), GREY, np.uint8)
+    rows = slice(geometry.border, geometry.border + height)
+    columns = slice(geometry.border, geometry.border + width)
+    canvas[rows, columns] = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR))
+    return canvas
+
+
+def select_cells(
+    score_maps: Sequence[Float[np.ndarray, "rows columns"]], count: int
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"]]:
+    """The best cells over all maps, best first; ties go to the earlier map, row and column.
+
+    Returns:
+        For each cell the number of its map, and its (row, column).
+    """
+    flat = np.concatenate([scores.ravel() for scores in score_maps])
+    best = np.argsort(-flat, kind="stable")[:count]
+    starts = np.cumsum([0, *(scores.size for scores in score_maps)])
+    numbers = np.searchsorted(starts, best, side="right") - 1
+    columns = np.array([scores.shape[1] for scores in score_maps])[numbers]
+    return numbers, np.stack(np.divmod(best - starts[numbers], columns), axis=1)
+
+
+def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """Probability of a logit."""
+    probability: Float[np.ndarray, "*n"] = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+    return probability

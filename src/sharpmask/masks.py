@@ -1,0 +1,166 @@
+"""Masks: from the patch frame into the image, and COCO run-length encoding.
+
+RLE work is done by hotcoco, whose reader is memory-safe: hostile input raises, it never crashes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import hotcoco.mask
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+
+class Rle(TypedDict):
+    """A compressed COCO mask: ``size`` is [height, width], ``counts`` the run lengths."""
+
+    size: list[int]
+    counts: str
+
+
+def paste(
+    mask: UInt8[np.ndarray, "s s"],
+    window: Float[np.ndarray, "4"],
+    image_size: tuple[int, int],
+    threshold: float,
+) -> tuple[Bool[np.ndarray, "h w"], int, int]:
+    """Resample a patch-frame mask to the pixels of its window and binarise it.
+
+    Args:
+        mask: Probabilities times 255.
+        window: Where the patch lies in the image, xyxy.
+        image_size: Height and width of the image.
+        threshold: Probability above which a pixel belongs to the object.
+
+    Returns:
+        The mask of the window's part inside the image, and its top row and left column there.
+    """
+    size = len(mask)
+    x0, y0, x1, y1 = (float(v) for v in window)
+    # Pixels whose centres lie inside both the window and the image.
+    left, top = max(0, int(np.ceil(x0 - 0.5))), max(0, int(np.ceil(y0 - 0.5)))
+    right = min(image_size[1], int(np.ceil(x1 - 0.5)))
+    bottom = min(image_size[0], int(np.ceil(y1 - 0.5)))
+    if right <= left or bottom <= top:
+        return np.zeros((0, 0), bool), min(top, image_size[0]), min(left, image_size[1])
+    per_x, per_y = size / (x1 - x0), size / (y1 - y0)
+    box = (
+        max(0.0, (left - x0) * per_x),
+        max(0.0, (top - y0) * per_y),
+        min(float(size), (right - x0) * per_x),
+        min(float(size), (bottom - y0) * per_y),
+    )
+    pixels = Image.fromarray(mask).resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR, box=box
+    )
+    return np.asarray(pixels) > round(threshold * 255), top, left
+
+
+def encode(
+    mask: Bool[np.ndarray, "h w"], image_size: tuple[int, int], top: int = 0, left: int = 0
+) -> Rle:
+    """Encode a mask that lies at (top, left) of an empty image, without making that image."""
+    height, width = image_size
+    rows, columns = mask.shape
+    framed = np.zeros((columns, rows + 2), bool)
+    framed[:, 1:-1] = mask.T
+    column, row = np.divmod(np.flatnonzero(framed[:, 1:] != framed[:, :-1]), rows + 1)
+    edges = (left + column) * height + top + row
+    # A run to the foot of one column goes on at the head of the next: drop the seam's two edges.
+    seam = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate([seam, seam + 1]))
+    counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+    rle = hotcoco.mask.frPyObjects(
+        {"size": [height, width], "counts": counts.tolist()}, height, width
+    )
+    return {"size": [height, width], "counts": rle["counts"].decode()}
+
+
+def decode(rle: Rle) -> UInt8[np.ndarray, "h w"]:
+    """Decode to 0 and 1.
+
+    Raises:
+        ValueError: The counts are malformed or do not fit the size.
+    """
+    return np.ascontiguousarray(hotcoco.mask.decode(dict(rle)))
+
+
+def rle_boxes(rles: Sequence[Rle]) -> Float[np.ndarray, "n 4"]:
+    """Tight boxes, xyxy; zeros for an empty mask."""
+    if not rles:
+        return np.zeros((0, 4))
+    boxes = hotcoco.mask.to_bbox([dict(rle) for rle in rles])
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def rle_areas(rles: Sequence[Rle]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Pixels in each mask."""
+    return np.asarray(hotcoco.mask.area([dict(rle) for rle in rles]), np.int64).reshape(-1)
+
+
+def rle_iou(first: Sequence[Rle], second: Sequence[Rle]) -> Float[np.ndarray, "n m"]:
+    """Intersection over union of every pair."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    rles = [dict(rle) for rle in first], [dict(rle) for rle in second]
+    return hotcoco.mask.iou(*rles, [False] * len(second))
+
+
+def segmentation_to_rle(segmentation: object, image_size: tuple[int, int]) -> Rle:
+    """Read a COCO segmentation: polygons, uncompressed or compressed RLE.
+
+    Raises:
+        ValueError: It is none of these, is malformed, or does not fit the image.
+    """
+    height, width = image_size
+    if isinstance(segmentation, Mapping):
+        return _checked_rle(segmentation, image_size)
+    if not isinstance(segmentation, Sequence) or not segmentation:
+        raise ValueError(
+            "segmentation: expected polygons or an RLE, got " + repr(segmentation)[:60]
+        )
+    for polygon in segmentation:
+        _check_polygon(polygon)
+    # One call a polygon: in a batch a first polygon of four numbers would be read as a box.
+    rles = [hotcoco.mask.fr_poly(polygon, height, width) for polygon in segmentation]
+    merged = hotcoco.mask.merge(rles)
+    return {"size": [height, width], "counts": merged["counts"].decode()}
+
+
+def _check_polygon(polygon: object) -> None:
+    if not isinstance(polygon, Sequence) or isinstance(polygon, str):
+        raise ValueError("segmentation: a polygon must be a list of numbers")
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError(
+            f"segmentation: a polygon needs x, y of at least 3 points, got {len(polygon)} numbers"
+        )
+    _check_numbers(polygon)
+
+
+def _check_numbers(values: Iterable[object]) -> None:
+    for value in values:
+        # Beyond a million pixels rasterising would cost more than any photo.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+            raise ValueError(f"segmentation: {value!r} is no pixel coordinate")
+
+
+def _checked_rle(rle: Mapping[str, Any], image_size: tuple[int, int]) -> Rle:
+    height, width = image_size
+    counts, size = rle.get("counts"), rle.get("size")
+    if size != [height, width] and size != (height, width):
+        raise ValueError(
+            f"segmentation: RLE size {size!r} does not fit the image, {[height, width]}"
+        )
+    try:
+        read = hotcoco.mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        total = hotcoco.mask.decode(read).shape
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"segmentation: {error}") from None
+    assert total == (height, width)
+    counts = read["counts"]
+    return {
+        "size": [height, width],
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }

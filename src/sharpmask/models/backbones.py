@@ -1,0 +1,312 @@
+"""Convolutional trunks to stride 16: ResNet, VGG and MobileNetV2 without batch norm.
+
+Batch norm is folded into the convolutions when ImageNet files are loaded (facts: FAIR turns it into
+fixed affine maps), so every convolution has a bias. Parameter names are torchvision's.
+Every backbone maps a normalised image (B, 3, H, W) to four feature maps at strides 2, 4, 8 and 16.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sharpmask.models.layers import Conv2d, Padding
+
+STRIDES = (2, 4, 8, 16)
+
+
+class Backbone(nn.Module):
+    """A trunk with features at strides 2, 4, 8 and 16; ``channels`` holds their widths."""
+
+    channels: tuple[int, int, int, int]
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Feature maps at strides 2, 4, 8, 16; sizes are rounded up at each halving."""
+        raise NotImplementedError
+
+    def layers_to(self, stride: int) -> list[nn.Module]:
+        """The layers that make the maps up to a stride."""
+        raise NotImplementedError
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18, -34)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, padding: Padding) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(in_channels, width, 3, stride=stride, padding=padding)
+        self.conv2 = Conv2d(width, width, 3, padding=padding)
+        self.downsample = shortcut(in_channels, width, stride)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
+        """Residual sum, rectified."""
+        y = self.conv2(F.relu(self.conv1(x)))
+        return F.relu(y.add_(self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 with the stride (as torchvision and FAIR), 1x1 and a shortcut (ResNet-50)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, padding: Padding) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(in_channels, width, 1)
+        self.conv2 = Conv2d(width, width, 3, stride=stride, padding=padding)
+        self.conv3 = Conv2d(width, 4 * width, 1)
+        self.downsample = shortcut(in_channels, 4 * width, stride)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
+        """Residual sum, rectified."""
+        y = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+        return F.relu(y.add_(self.downsample(x)))
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Identity, or a strided 1x1 projection where the shape changes."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(Conv2d(in_channels, out_channels, 1, stride=stride))
+
+
+class ResNet(Backbone):
+    """ResNet to layer3.
+
+    Args:
+        block: Residual block.
+        layers: Blocks in layer1, layer2, layer3.
+        width: Channels of the stem; 64 in every published net, less in tests.
+        padding: Border of the 3x3 and 7x7 convolutions. The max-pool keeps its own.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        layers: tuple[int, int, int],
+        *,
+        width: int = 64,
+        padding: Padding = "symmetric",
+    ) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(3, width, 7, stride=2, padding=padding)
+        channels = [width]
+        stages: list[nn.Module] = []
+        for index, depth in enumerate(layers):
+            stage_width = width * 2**index
+            blocks: list[nn.Module] = []
+            in_channels = channels[-1]
+            for position in range(depth):
+                stride = 2 if index > 0 and position == 0 else 1
+                blocks.append(block(in_channels, stage_width, stride, padding))
+                in_channels = stage_width * block.expansion
+            stages.append(nn.Sequential(*blocks))
+            channels.append(in_channels)
+        self.layer1, self.layer2, self.layer3 = stages
+        self.channels = (channels[0], channels[1], channels[2], channels[3])
+        for module in self.modules():
+            if isinstance(module, Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            # Without batch norm a deep sum of branches would grow: begin as shallow as a plain net.
+        for module in self.modules():
+            if isinstance(module, BasicBlock | Bottleneck):
+                last = module.conv2 if isinstance(module, BasicBlock) else module.conv3
+                nn.init.zeros_(last.weight)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Feature maps of conv1, layer1, layer2, layer3."""
+        stride2 = F.relu(self.conv1(x))
+        stride4 = self.layer1(F.max_pool2d(stride2, 3, 2, 1))
+        stride8 = self.layer2(stride4)
+        return stride2, stride4, stride8, self.layer3(stride8)
+
+    def layers_to(self, stride: int) -> list[nn.Module]:
+        """conv1, layer1, layer2, layer3 for strides 2, 4, 8, 16."""
+        layers = [self.conv1, self.layer1, self.layer2, self.layer3]
+        return layers[: sum(s <= stride for s in STRIDES)]
+
+
+class VGG(Backbone):
+    """VGG without its last max-pool and its fully connected layers; 512 channels at stride 16.
+
+    Args:
+        depths: Convolutions in each of the five stages.
+        padding: Border of the convolutions.
+    """
+
+    WIDTHS = (64, 128, 256, 512, 512)
+
+    def __init__(
+        self, depths: tuple[int, int, int, int, int], *, padding: Padding = "symmetric"
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        in_channels = 3
+        for stage, (depth, width) in enumerate(zip(depths, self.WIDTHS, strict=True)):
+            if stage:
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            for _ in range(depth):
+                layers += [Conv2d(in_channels, width, 3, padding=padding), nn.ReLU(inplace=True)]
+                in_channels = width
+        self.features = nn.Sequential(*layers)
+        self.channels = (128, 256, 512, 512)
+        for module in self.modules():
+            if isinstance(module, Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The last map before each pooling from stride 2 on, and the final one."""
+        maps: list[Tensor] = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+            x = layer(x)
+        return maps[1], maps[2], maps[3], x
+
+    def layers_to(self, stride: int) -> list[nn.Module]:
+        """The layers before the pooling that follows a stride."""
+        layers: list[nn.Module] = []
+        reached = 1
+        for layer in self.features.children():
+            reached *= 2 if isinstance(layer, nn.MaxPool2d) else 1
+            if reached > stride:
+                break
+            layers.append(layer)
+        return layers
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise 3x3, project 1x1 (MobileNetV2)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, expand: int, padding: Padding
+    ) -> None:
+        super().__init__()
+        hidden = in_channels * expand
+        layers: list[nn.Module] = [] if expand == 1 else [conv_relu6(in_channels, hidden, 1)]
+        layers += [
+            conv_relu6(hidden, hidden, 3, stride=stride, groups=hidden, padding=padding),
+            Conv2d(hidden, out_channels, 1),
+        ]
+        self.conv = nn.Sequential(*layers)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
+        """Linear output, plus the input where shapes agree."""
+        *expand, depthwise, project = self.conv.children()
+        conv, activation = depthwise.children()
+        assert isinstance(conv, Conv2d)
+        # Mirroring commutes with the pointwise expansion: pad the narrow map, not the wide one.
+        mirrored = conv.border == "symmetric"
+        y = conv.pad(x) if mirrored else x
+        for layer in expand:
+            y = layer(y)
+        y = project(activation(conv.valid(y) if mirrored else conv(y)))
+        return x + y if self.residual else y  # type: ignore[no-any-return]
+
+
+def conv_relu6(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    padding: Padding = "symmetric",
+) -> nn.Sequential:
+    """Convolution and ReLU6; stride 2 is padded as TensorFlow does, like the ImageNet weights."""
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        groups=groups,
+        padding=padding,
+        tensorflow=stride == 2,
+    )
+    return nn.Sequential(conv, nn.ReLU6(inplace=True))
+
+
+class MobileNetV2(Backbone):
+    """MobileNetV2 1.0 to stride 16 (features.0 to features.13).
+
+    Its block outputs are linear with a deviation of 3 to 6, so the four maps are divided by
+    ``FEATURE_DEVIATION`` for heads that are initialised for unit features.
+    """
+
+    FEATURE_DEVIATION = 4.0
+    # expand, channels, repeats, stride
+    SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
+    TAPS = (1, 3, 6, 13)
+
+    def __init__(self, *, padding: Padding = "symmetric") -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv_relu6(3, 32, 3, stride=2, padding=padding)]
+        in_channels = 32
+        for expand, channels, repeats, first_stride in self.SETTINGS:
+            for position in range(repeats):
+                stride = first_stride if position == 0 else 1
+                layers.append(InvertedResidual(in_channels, channels, stride, expand, padding))
+                in_channels = channels
+        self.features = nn.Sequential(*layers)
+        self.channels = (16, 24, 32, 96)
+        for module in self.modules():
+            if isinstance(module, Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Outputs of blocks 1, 3, 6, 13, scaled to about unit deviation."""
+        maps: list[Tensor] = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.TAPS:
+                maps.append(x / self.FEATURE_DEVIATION)
+        return maps[0], maps[1], maps[2], maps[3]
+
+    def layers_to(self, stride: int) -> list[nn.Module]:
+        """Blocks up to the tap of a stride."""
+        taps = [tap for tap, s in zip(self.TAPS, STRIDES, strict=True) if s <= stride]
+        return list(self.features.children())[: taps[-1] + 1] if taps else []
+
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "resnet18": lambda **options: ResNet(BasicBlock, (2, 2, 2), **options),
+    "resnet34": lambda **options: ResNet(BasicBlock, (3, 4, 6), **options),
+    "resnet50": lambda **options: ResNet(Bottleneck, (3, 4, 6), **options),
+    "vgg11": lambda **options: VGG((1, 1, 2, 2, 2), **options),
+    "vgg16": lambda **options: VGG((2, 2, 3, 3, 3), **options),
+    "mobilenet_v2": lambda **options: MobileNetV2(**options),
+}
+"""Backbones by torchvision's names; vgg11 is the VGG-A of DeepMask."""
+
+
+def fold_batch_norm(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:
+    """Fold every batch norm of a torchvision state dict into the convolution before it.
+
+    A batch norm ``bnN`` follows ``convN``; in a sequence, position n follows n - 1. In eval mode
+    the folded net computes the same function.
+
+    Raises:
+        ValueError: A batch norm has no convolution before it.
+    """
+    folded = {key: value for key, value in state.items() if value.is_floating_point()}
+    for key in [key for key in state if key.endswith(".running_mean")]:
+        norm = key.removesuffix(".running_mean")
+        parent, _, name = norm.rpartition(".")
+        before = name.replace("bn", "conv") if name.startswith("bn") else str(int(name) - 1)
+        conv = f"{parent}.{before}" if parent else before
+        if f"{conv}.weight" not in state:
+            raise ValueError(f"batch norm {norm!r} has no convolution {conv!r} to be folded into")
+        mean, var = folded.pop(f"{norm}.running_mean"), folded.pop(f"{norm}.running_var")
+        gain = folded.pop(f"{norm}.weight") / torch.sqrt(var + eps)
+        shift = folded.pop(f"{norm}.bias") - mean * gain
+        bias = state.get(f"{conv}.bias")
+        folded[f"{conv}.weight"] = state[f"{conv}.weight"] * gain[:, None, None, None]
+        folded[f"{conv}.bias"] = shift if bias is None else shift + bias * gain
+    return folded

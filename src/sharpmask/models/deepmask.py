@@ -1,0 +1,288 @@
+"""DeepMask: a patch becomes a coarse mask and a score (SharpMask, section 4; DeepMask, section 3).
+
+One code path serves a single patch and a whole image: an image is read once, scores come out for
+every cell, and masks are decoded for the cells one asks for. A patch is an image with one cell.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY, PatchGeometry
+from sharpmask.models.backbones import BACKBONES, STRIDES, Backbone
+from sharpmask.models.layers import Conv2d, Padding, WindowLinear
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one image leaves behind for scores and masks.
+
+    Attributes:
+        maps: Backbone maps at strides 2, 4, 8, 16.
+        embedding: The head's map, computed once for all cells; context removed.
+        context: Pixels of the maps that lie before the first cell's patch on each side.
+        laterals: SharpMask's features for its refinement modules, coarse to fine.
+    """
+
+    maps: tuple[Tensor, ...]
+    embedding: Tensor
+    context: int
+    laterals: tuple[Tensor, ...] = ()
+
+
+class Head(nn.Module):
+    """Maps trunk features to one score and one mask vector for each cell."""
+
+    def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e he we"]:
+        """The part that both branches share, computed for the whole map."""
+        raise NotImplementedError
+
+    def score(self, embedding: Float[Tensor, "b e he we"]) -> Float[Tensor, "b rows columns"]:
+        """Objectness logits of all cells."""
+        raise NotImplementedError
+
+    def mask_vectors(
+        self, embedding: Float[Tensor, "b e he we"], cells: Int[Tensor, "n 3"]
+    ) -> Float[Tensor, "n v"]:
+        """The vectors from which the masks of chosen cells (image, row, column) are made."""
+        raise NotImplementedError
+
+
+class HeadOriginal(Head):
+    """The heads of DeepMask 2015: separate stacks on the backbone's own features."""
+
+    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
+        super().__init__()
+        if geometry.grid % 2:
+            raise ValueError(f"head 'original' pools 2x2: a grid of {geometry.grid} is odd")
+        self.pooled_grid = geometry.grid // 2
+        self.mask_conv = Conv2d(channels, 512, 1)
+        self.mask_joint = WindowLinear(512, vector, geometry.grid)
+        # The 2x2 max-pool of every patch starts at its own first cell: pool densely, read every
+        other.self.score_joint = nn.Conv2d(channels, 512, self.pooled_grid, dilation=2)
+        self.score_head = nn.Sequential(
+            nn.ReLU(), nn.Dropout(0.5), Conv2d(512, 1024, 1), nn.ReLU(), nn.Dropout(0.5),
+            Conv2d(1024, 1, 1),
+        )  # fmt: skip
+
+    def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Nothing is shared beyond the trunk."""
+        return trunk
+
+    def score(self, embedding: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns"]:
+        """2x2 max-pool, 512, 1024, 1."""
+        pooled = F.max_pool2d(embedding, 2, 1)
+        return self.score_head(self.score_joint(pooled)).squeeze(1)  # type: ignore[no-any-return]
+
+    def mask_vectors(
+        self, embedding: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"]
+    ) -> Float[Tensor, "n v"]:
+        """1x1 convolution, ReLU, low-rank linear."""
+        return self.mask_joint.at(F.relu(self.mask_conv(embedding)), cells)
+
+
+def score_stack(vector: int) -> nn.Sequential:
+    """Score layers of heads A, B and C on a vector per cell."""
+    return nn.Sequential(
+        nn.Dropout(0.5), Conv2d(vector, 1024, 1), nn.ReLU(), nn.Dropout(0.5), Conv2d(1024, 1, 1)
+    )
+
+
+class HeadA(Head):
+    """Two separate stacks on the trunk's bottleneck."""
+
+    # Deviation: heads-a-b
+    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
+        super().__init__()
+        self.mask_joint = WindowLinear(channels, vector, geometry.grid)
+        self.score_joint = WindowLinear(channels, vector, geometry.grid)
+        self.score_head = score_stack(vector)
+
+    def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Nothing is shared beyond the trunk."""
+        return trunk
+
+    def score(self, embedding: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns"]:
+        """Own large linear, then the score layers."""
+        return self.score_head(self.score_joint(embedding)).squeeze(1)  # type: ignore[no-any-return]
+
+    def mask_vectors(
+        self, embedding: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"]
+    ) -> Float[Tensor, "n v"]:
+        """Own large linear."""
+        return self.mask_joint.at(embedding, cells)
+
+
+class HeadC(Head):
+    """Mask and score from one vector per cell: the head of SharpMask."""
+
+    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
+        super().__init__()
+        self.joint = WindowLinear(channels, vector, geometry.grid)
+        self.score_head = score_stack(vector)
+
+    def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b v rows columns"]:
+        """The large linear of every cell."""
+        return self.joint(trunk)  # type: ignore[no-any-return]
+
+    def score(
+        self, embedding: Float[Tensor, "b v rows columns"]
+    ) -> Float[Tensor, "b rows columns"]:
+        """The score layers."""
+        return self.score_head(embedding).squeeze(1)  # type: ignore[no-any-return]
+
+    def mask_vectors(
+        self, embedding: Float[Tensor, "b v rows columns"], cells: Int[Tensor, "n 3"]
+    ) -> Float[Tensor, "n v"]:
+        """The cells' shared vectors themselves."""
+        image, row, column = cells.unbind(1)
+        return embedding[image, :, row, column]
+
+
+class HeadB(HeadC):
+    """As head C with one more linear for the mask: a small split after the shared vector."""
+
+    # Deviation: heads-a-b
+    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
+        super().__init__(channels, geometry, vector)
+        self.mask_split = nn.Linear(vector, vector)
+
+    def mask_vectors(
+        self, embedding: Float[Tensor, "b v rows columns"], cells: Int[Tensor, "n 3"]
+    ) -> Float[Tensor, "n v"]:
+        """The cells' shared vectors through the mask's own linear."""
+        return self.mask_split(super().mask_vectors(embedding, cells))  # type: ignore[no-any-return]
+
+
+HEADS: dict[str, type[Head]] = {"original": HeadOriginal, "a": HeadA, "b": HeadB, "c": HeadC}
+
+
+class DeepMask(nn.Module):
+    """The feed-forward net: trunk, coarse mask head and score head.
+
+    Args:
+        backbone: Features at strides 2, 4, 8, 16.
+        head: One of ``HEADS``. "original" reads the backbone directly; the others read a
+            bottleneck.
+        geometry: Patch sizes.
+        bottleneck_channels: Width of the 1x1 convolution after the backbone (F in the paper).
+        vector: Length of the vector that stands for a patch.
+    """
+
+    mean: Tensor
+    std: Tensor
+    architecture: dict[str, Any]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        head: str = "c",
+        geometry: PatchGeometry = SHARPMASK_GEOMETRY,
+        bottleneck_channels: int = 128,
+        vector: int = 512,
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {head!r}")
+        self.geometry = geometry
+        self.vector = vector
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.backbone = backbone
+        channels = backbone.channels[-1]
+        if head == "original":
+            self.bottleneck: nn.Module = nn.Identity()
+        else:
+            self.bottleneck = nn.Sequential(Conv2d(channels, bottleneck_channels, 1), nn.ReLU())
+            channels = bottleneck_channels
+        self.head = HEADS[head](channels, geometry, vector)
+        self.mask_head = nn.Linear(vector, geometry.coarse_size**2)
+
+    def encode(self, images: Tensor) -> Features:
+        """Read images (B, 3, H, W), RGB 0..255: everything that does not depend on a cell."""
+        x = (images / 255 - self.mean) / self.std
+        return self.embed(self.backbone(x), context=self.geometry.context)
+
+    def encode_patches(self, windows: Tensor) -> Features:
+        """Read windows (B, 3, window_size, window_size), each its own image of a single cell.
+
+        The features are cut to the patch before anything reads them, as the paper trains.
+        """
+        features = self.encode(windows)
+        context = self.geometry.context
+        maps = tuple(
+            crop(x, context // stride) for x, stride in zip(features.maps, STRIDES, strict=True)
+        )
+        return replace(features, maps=maps, context=0)
+
+    def embed(self, maps: tuple[Tensor, ...], *, context: int) -> Features:
+        """Trunk and shared part of the head on the backbone's maps."""
+        trunk = self.bottleneck(crop(maps[-1], context // STRIDES[-1]))
+        return Features(maps=maps, embedding=self.head.embed(trunk), context=context)
+
+    def score(self, features: Features) -> Float[Tensor, "b rows columns"]:
+        """Objectness logits of all cells."""
+        return self.head.score(features.embedding)
+
+    def mask_vectors(self, features: Features, cells: Int[Tensor, "n 3"]) -> Float[Tensor, "n v"]:
+        """Vectors of the chosen cells (image, row, column)."""
+        return self.head.mask_vectors(features.embedding, cells)
+
+    def decode(
+        self, features: Features, cells: Int[Tensor, "n 3"]
+    ) -> Float[Tensor, "n coarse coarse"]:
+        """Coarse mask logits of the chosen cells (image, row, column)."""
+        size = self.geometry.coarse_size
+        return self.mask_head(self.mask_vectors(features, cells)).unflatten(1, (size, size))  # type: ignore[no-any-return]
+
+    def forward(self, windows: Tensor) -> tuple[Float[Tensor, "b s s"], Float[Tensor, " b"]]:
+        """Mask and score logits of single windows (B, 3, window_size, window_size), RGB 0..255."""
+        features = self.encode_patches(windows)
+        return self.decode(features, patch_cells(len(windows))), self.score(features)[:, 0, 0]
+
+
+def patch_cells(count: int) -> Int[Tensor, "count 3"]:
+    """The only cell of each of ``count`` single-patch images."""
+    cells = torch.zeros(count, 3, dtype=torch.long)
+    cells[:, 0] = torch.arange(count)
+    return cells
+
+
+def crop(x: Float[Tensor, "b c h w"], margin: int) -> Float[Tensor, "b c hc wc"]:
+    """Take ``margin`` off each side."""
+    return x[:, :, margin : x.shape[2] - margin, margin : x.shape[3] - margin]
+
+
+def build_deepmask(
+    *,
+    backbone: str = "mobilenet_v2",
+    head: str = "c",
+    bottleneck_channels: int = 128,
+    padding: Padding = "symmetric",
+) -> DeepMask:
+    """A DeepMask with random weights by the name of its backbone.
+
+    ``build_deepmask(backbone="resnet50")`` is the paper's W160-P4-D39-F128 with head C;
+    ``build_deepmask(backbone="vgg11", head="original")`` is DeepMask 2015.
+
+    Raises:
+        ValueError: Unknown backbone, head or padding.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
+    if padding not in ("symmetric", "zero"):
+        raise ValueError(f"padding: expected symmetric or zero, got {padding!r}")
+    return DeepMask(
+        BACKBONES[backbone](padding=padding),
+        head=head,
+        geometry=DEEPMASK_GEOMETRY if head == "original" else SHARPMASK_GEOMETRY,
+        bottleneck_channels=bottleneck_channels,
+    )

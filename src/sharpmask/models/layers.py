@@ -1,0 +1,101 @@
+"""Two layers: a convolution that mirrors its border, and a linear map that slides over windows."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Padding = Literal["symmetric", "zero"]
+
+
+def symmetric_pad(
+    x: Float[Tensor, "b c h w"], left: int, right: int, top: int, bottom: int
+) -> Float[Tensor, "b c hp wp"]:
+    """Pad by mirroring with the edge repeated, cba|abcd (NumPy's "symmetric").
+
+    FAIR's SpatialSymmetricPadding; torch's own "reflect" leaves the edge out. One pixel of it is
+    torch's "replicate", which is faster.
+    """
+    if max(left, right, top, bottom) <= 1:
+        return F.pad(x, (left, right, top, bottom), mode="replicate")
+    rows = [x[:, :, :top].flip(2), x, x[:, :, x.shape[2] - bottom :].flip(2)]
+    x = torch.cat(rows, dim=2)
+    columns = [x[..., :left].flip(3), x, x[..., x.shape[3] - right :].flip(3)]
+    return torch.cat(columns, dim=3)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution with bias that keeps sizes, its border mirrored or zero.
+
+    Args:
+        in_channels: Channels read.
+        out_channels: Channels written.
+        kernel_size: Odd side of the kernel.
+        stride: 1 or 2; sizes are divided rounding up.
+        groups: As in torch.
+        padding: How the border is continued.
+        tensorflow: With stride 2, pad an even side on its far end only, as TensorFlow does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding = "symmetric",
+        tensorflow: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
+        self.border: Padding = padding
+        self.tensorflow = tensorflow
+
+    def pad(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hp wp"]:
+        """Continue the border as far as the kernel reaches."""
+        after = self.kernel_size[0] // 2
+        top, left = (
+            0 if self.tensorflow and side % 2 == 0 else after for side in (x.shape[2], x.shape[3])
+        )
+        if self.border == "zero":
+            return F.pad(x, (left, after, top, after))
+        return symmetric_pad(x, left, after, top, after)
+
+    def valid(self, x: Float[Tensor, "b c hp wp"]) -> Float[Tensor, "b d hs ws"]:
+        """Convolve what is already padded."""
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
+        """Convolve; height and width become ceil(side / stride)."""
+        if self.border == "zero" and not self.tensorflow:
+            padding = self.kernel_size[0] // 2
+            return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+        return self.valid(x if self.kernel_size[0] == 1 else self.pad(x))
+
+
+def gather_windows(
+    x: Float[Tensor, "b c h w"],
+    cells: Int[Tensor, "n 3"],
+    size: int,
+    step: int = 1,
+    offset: int = 0,
+) -> Float[Tensor, "n c size size"]:
+    """Cut the square of ``size`` at ``offset + step * (row, column)``; cells are (image, row, column)."""
+    windows = x.unfold(2, size, 1).unfold(3, size, 1)
+    image, row, column = cells.unbind(1)
+    return windows[image, :, offset + step * row, offset + step * column]
+
+
+class WindowLinear(nn.Conv2d):
+    """A linear map of a square window of features, kept as a convolution so that it slides too."""
+
+    def __init__(self, in_channels: int, out_features: int, grid: int) -> None:
+        super().__init__(in_channels, out_features, grid)
+
+    def at(self, x: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"]) -> Float[Tensor, "n out"]:
+        """The map's value at chosen cells: ``forward(x)[image, :, row, column]``."""
+        windows = gather_windows(x, cells, self.kernel_size[0])
+        return F.linear(windows.flatten(1), self.weight.flatten(1), self.bias)

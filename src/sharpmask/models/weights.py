@@ -1,0 +1,218 @@
+"""Model files: safetensors whose metadata says how to build the model; nothing is unpickled."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sharpmask.models.backbones import Backbone, fold_batch_norm
+from sharpmask.models.deepmask import DeepMask, build_deepmask
+from sharpmask.models.sharpmask import SharpMask
+
+Model = DeepMask | SharpMask
+
+
+class WeightsError(ValueError):
+    """A weights file or name cannot be used; the message names it and says what to do."""
+
+
+def build(architecture: Mapping[str, Any]) -> Model:
+    """A model with random weights from its description, as model files hold it.
+
+    ``{"model": "deepmask", ...}`` takes the arguments of ``build_deepmask``;
+    ``{"model": "sharpmask", "deepmask": {...}, ...}`` those of ``SharpMask``.
+
+    Raises:
+        ValueError: Unknown model or arguments.
+    """
+    options = dict(architecture)
+    kind = options.pop("model", None)
+    try:
+        if kind == "deepmask":
+            model: Model = build_deepmask(**options)
+        elif kind == "sharpmask":
+            deepmask = build(options.pop("deepmask"))
+            if not isinstance(deepmask, DeepMask):
+                raise ValueError("architecture: 'deepmask' must describe a deepmask")
+            model = SharpMask(deepmask, **options)
+        else:
+            raise ValueError(f"architecture: expected deepmask or sharpmask, got {kind!r}")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"architecture: {error}") from None
+    model.architecture = dict(architecture)
+    return model
+
+
+def save(
+    model: Model,
+    path: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model file, atomically.
+
+    Args:
+        model: Made by ``build`` or ``load``.
+        path: A .safetensors file.
+        metadata: Recipe, data, figures: anything JSON holds.
+        dtype: Type of the stored values, e.g. float16 for half the size; theirs if None.
+    """
+    state = {
+        key: value.detach().to("cpu", dtype or value.dtype).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    texts = {"architecture": json.dumps(model.architecture)}
+    texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    save_atomically(state, path, texts)
+
+
+def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file that is either whole or not there, even when power fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        save_file(tensors, temporary, metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(source: str | os.PathLike[str]) -> Model:
+    """Load a model for inference (eval mode, float32).
+
+    Args:
+        source: Name of a model in the package (see ``names``), a .safetensors file, a folder with
+            ``model.safetensors``, or a Hugging Face repository "owner/name" that holds that file.
+
+    Raises:
+        WeightsError: No such name or file, not a model file, or damaged.
+    """
+    path = resolve(source)
+    state, metadata = read_safetensors(path)
+    if "architecture" not in metadata:
+        raise WeightsError(
+            f"{path}: not a sharpmask model file (no architecture in its metadata); a backbone "
+            "for training is given with --init"
+        )
+    try:
+        model = build(json.loads(metadata["architecture"]))
+        model.load_state_dict({key: value.float() for key, value in state.items()})
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: {str(error).splitlines()[0]}") from None
+    return model.eval()
+
+
+def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a model file says of itself: architecture, recipe, data, figures."""
+    with safe_open(resolve(source), framework="pt") as file:
+        return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+
+
+def names() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("sharpmask") / "weights"
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(
+        file.name.removesuffix(".safetensors")
+        for file in files
+        if file.name.endswith(".safetensors")
+    )
+
+
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """The file behind a name, path or repository.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    if str(source) in names():
+        return Path(str(resources.files("sharpmask") / "weights" / f"{source}.safetensors"))
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.is_file():
+        return path
+    if str(source).count("/") == 1 and not path.suffix and not path.parent.exists():
+        return _download(str(source))
+    close = difflib.get_close_matches(str(source), names(), n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
+    raise WeightsError(f"{source}: no such weights file or name; {hint}")
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{repository}: cannot be fetched from Hugging Face: {reason}") from None
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        WeightsError: It is damaged or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.")
+"""What an ImageNet file holds beyond stride 16; only these may be left over."""
+
+
+def load_backbone(backbone: Backbone, source: str | os.PathLike[str]) -> None:
+    """Fill a backbone from an ImageNet file with torchvision's names, folding batch norm.
+
+    Args:
+        backbone: Changed in place.
+        source: A .safetensors file, or a .pth file (read with ``weights_only=True``), or a Hugging
+            Face repository "owner/name" with ``model.safetensors``.
+
+    Raises:
+        WeightsError: The file cannot be read, or does not fit the backbone in every tensor.
+    """
+    path = resolve(source)
+    if path.suffix == ".safetensors":
+        state, _ = read_safetensors(path)
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a file that is no checkpoint
+            raise WeightsError(f"{path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path}: expected a state dict of tensors with torchvision's names")
+    try:
+        state = fold_batch_norm(state)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    expected = backbone.state_dict()
+    missing = [key for key in expected if key not in state]
+    strange = [
+        key for key in state if key not in expected and not key.startswith(CLASSIFIER_PREFIXES)
+    ]
+    wrong = [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    for what, keys in (("lacks", missing), ("has unknown", strange), ("has misshapen", wrong)):
+        if keys:
+            raise WeightsError(
+                f"{path}: {what} {len(keys)} tensors for this backbone, e.g. {keys[0]!r}; "
+                "give the file of the same architecture"
+            )
+    backbone.load_state_dict({key: state[key] for key in expected})

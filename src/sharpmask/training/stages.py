@@ -1,0 +1,134 @@
+"""The two stages of training: DeepMask, then the refinement on top of it (section 3.3)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from sharpmask.data.coco import CocoDataset
+from sharpmask.data.patches import PatchBatch, PatchDataset, collate
+from sharpmask.data.sampling import Patch, PatchSampler
+from sharpmask.evaluation.patch_metrics import measure_patches
+from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.weights import Model, save
+from sharpmask.training.loop import fit
+from sharpmask.training.losses import patch_loss
+from sharpmask.training.recipes import Recipe
+
+MASK_TARGET = 112
+"""Side of DeepMask's mask targets; SharpMask's have the patch's full size."""
+VALIDATION_OBJECTS = 400
+"""Objects measured during training; ``measure`` takes all."""
+
+
+def train(
+    model: Model,
+    *,
+    data: CocoDataset,
+    validation: CocoDataset | None,
+    recipe: Recipe,
+    output: Path,
+    fabric: Fabric,
+    workers: int = 1,
+) -> dict[str, float]:
+    """Train stage one (a DeepMask) or stage two (a SharpMask: its DeepMask stays as it is).
+
+    Writes what ``fit`` writes, and the model as ``output/model.safetensors``.
+
+    Returns:
+        The last validation's figures, empty without validation data.
+    """
+    if isinstance(model, SharpMask):
+        model.deepmask.requires_grad_(False)
+    else:
+        for layer in model.backbone.layers_to(recipe.frozen_stride):
+            layer.requires_grad_(False)
+    mask_size = MASK_TARGET if isinstance(model, DeepMask) else model.geometry.patch_size
+    sampler = PatchSampler(
+        data,
+        model.geometry,
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        batches=recipe.batches,
+    )
+    patches = PatchDataset(sampler, mask_size=mask_size, colour_jitter=recipe.colour_jitter)
+
+    def loss(network: nn.Module, batch: PatchBatch) -> dict[str, Tensor]:
+        mask_logits, score_logits = network(batch.windows)
+        weight = recipe.score_weight
+        mask, score = patch_loss(mask_logits, score_logits, batch, score_weight=weight)
+        return {"mask_loss": mask, "score_loss": score} if weight else {"mask_loss": mask}
+
+    figures = fit(
+        model,
+        dataset=patches,
+        collate=collate,
+        loss=loss,
+        validate=validator(validation, VALIDATION_OBJECTS, fabric) if validation else None,
+        recipe=recipe,
+        output=output,
+        fabric=fabric,
+        workers=workers,
+    )
+    if fabric.is_global_zero:
+        save(model, output / "model.safetensors", metadata={"figures": figures})
+    return figures
+
+
+def validator(
+    data: CocoDataset, objects: int | None, fabric: Fabric
+) -> Callable[[Any], dict[str, float]]:
+    """A function that measures a model on fixed patches: canonical positives and as many negatives.
+
+    For a SharpMask the figures of its own DeepMask on the same patches come along, with the prefix
+    ``deepmask_``.
+    """
+    batches: list[PatchBatch] = []
+
+    def measure(model: Model) -> dict[str, float]:
+        if not batches:
+            batches.extend(validation_patches(data, model, objects))
+        moved = [
+            (
+                batch.windows.to(fabric.device),
+                batch.masks.to(fabric.device),
+                batch.labels.to(fabric.device),
+            )
+            for batch in batches
+        ]
+        with fabric.autocast():
+            figures = measure_patches(model, moved).to_dict()
+            if isinstance(model, SharpMask):
+                coarse = measure_patches(model.deepmask, moved).to_dict()
+                figures |= {f"deepmask_{name}": value for name, value in coarse.items()}
+        return figures
+
+    return measure
+
+
+def validation_patches(
+    data: CocoDataset, model: Model, objects: int | None, batch_size: int = 32
+) -> list[PatchBatch]:
+    """Canonical patches of up to ``objects`` objects spread evenly over the data, and negatives."""
+    geometry = model.geometry
+    sampler = PatchSampler(data, geometry, seed=0, batch_size=batch_size, batches="joint")
+    everything = [
+        (i, j) for i, image in enumerate(data.images) for j in range(len(image.instances))
+    ]
+    count = len(everything) if objects is None else min(objects, len(everything))
+    chosen = [everything[k] for k in np.linspace(0, len(everything) - 1, count).astype(int)]
+    patches = PatchDataset(sampler, mask_size=geometry.patch_size)
+    items = []
+    for number, (i, j) in enumerate(chosen):
+        left, top, right, bottom = data.images[i].instances[j].box
+        scale = float(geometry.canonical_scale(np.array([left, top, right, bottom])))
+        center = ((left + right) / 2, (top + bottom) / 2)
+        rng = np.random.default_rng(0)
+        items.append(patches.cut(Patch(i, j, center, scale, False, True, True), rng))
+        # Numbers 2, 5, 8 ... of a joint sampler are negatives.
+        items.append(patches[0, 3 * number + 2])
+    return [collate(items[k : k + batch_size]) for k in range(0, len(items), batch_size)]
