@@ -72,7 +72,7 @@ class PatchGeometry:
 
     def num_cells(self, padded_size: int) -> int:
         """Number of cells along a padded side of ``padded_size`` pixels."""
-        return -(-padded_size // self.stride) - 2 * (self.context // self.stride) - self.grid + 1
+        return -(-padded_size // self.stride) - self.grid + 1
 
     def scaled_size(self, image_size: tuple[int, int], octave: float) -> tuple[int, int]:
         """Size (height, width) of the image at a pyramid scale, at least one pixel."""
@@ -87,7 +87,7 @@ class PatchGeometry:
     ) -> Float[np.ndarray, "n 4"]:
         """Windows (xyxy, pixels of the image) that the patches at ``cells`` cover."""
         factor = np.array(image_size) / np.array(scaled_size)
-        start = ((cells * self.stride + self.context - self.border) * factor)[:, ::-1]
+        start = ((cells * self.stride - self.border) * factor)[:, ::-1]
         return np.concatenate([start, start + self.patch_size * factor[::-1]], axis=1)
 
     def windows_to_cells(
@@ -99,9 +99,9 @@ class PatchGeometry:
         """Cells nearest to the given windows: the inverse of ``cells_to_windows``."""
         factor = np.array(scaled_size) / np.array(image_size)
         start = windows[:, 1::-1] * factor
-        cells: Int[np.ndarray, "n 2"] = np.rint(
-            (start + self.border - self.context) / self.stride
-        ).astype(np.int64)
+        cells: Int[np.ndarray, "n 2"] = np.rint((start + self.border) / self.stride).astype(
+            np.int64
+        )
         return cells
 
     def canonical_scale(self, boxes: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:

@@ -12,7 +12,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def complain(problem: object) -> None:
     """One line on stderr."""
-    err.print(f"sharpmask: {problem}", markup=False)
+    # A problem in a worker process brings its traceback along; the last line is what it says.
+    text = str(problem).strip().splitlines()[-1:]
+    err.print(f"sharpmask: {''.join(text)}", markup=False)
 
 
 @contextmanager
@@ -23,6 +25,6 @@ def clear_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         complain(error)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        complain("interrupted")
+    except KeyboardInterrupt as interrupt:
+        complain(str(interrupt) or "interrupted")
         raise typer.Exit(130) from None

@@ -2,7 +2,7 @@
 
 import typer
 
-from sharpmask.cli import propose, train
+from sharpmask.cli import convert, propose, train
 
 app = typer.Typer(
     help="Class-agnostic object segment proposals: DeepMask and SharpMask.",
@@ -11,4 +11,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("propose")(propose.propose)
+app.command("convert")(convert.convert)
 app.add_typer(train.app, name="train")

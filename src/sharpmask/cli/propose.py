@@ -51,8 +51,10 @@ def propose(
         )
         output.mkdir(parents=True, exist_ok=True)
         pictures = overlay_paths(paths, output)
+        if overlay and len(paths) > 1:
+            (output / "overlays").mkdir(exist_ok=True)
         records: list[dict[str, Any]] = []
-        failed = 0
+        done = failed = 0
         try:
             for path, image_id in track(
                 zip(paths, image_ids(paths), strict=True),
@@ -67,20 +69,22 @@ def propose(
                     complain(error)
                     failed += 1
                     continue
+                done += 1
                 found = proposals.to_coco(image_id)
                 records += [{**record, "file_name": str(path)} for record in found]
                 if overlay:
                     write_image(pictures[path], proposals.plot(overlay_masks))
         finally:
-            if records:
+            if done:
                 write_json(output / "proposals.json", records)
         if failed == len(paths) == 1:
             raise typer.Exit(2)
-        out.print(
-            f"{len(records)} proposals for {len(paths) - failed} of {len(paths)} photos "
-            f"in {output / 'proposals.json'}",
-            markup=False,
-        )
+        if done:
+            out.print(
+                f"{len(records)} proposals for {done} of {len(paths)} photos "
+                f"in {output / 'proposals.json'}",
+                markup=False,
+            )
         if failed:
             complain(f"{failed} of {len(paths)} photos could not be read")
             raise typer.Exit(1)

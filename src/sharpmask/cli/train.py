@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, complain, out
-from sharpmask.data.coco import CocoDataset, load_coco
+from sharpmask.data.coco import CocoDataset, leave_out_unreadable, load_coco
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.weights import Model, build, load, load_backbone
@@ -24,11 +24,11 @@ Output = Annotated[Path, typer.Option(help="Folder of the run; the same command 
 Val = Annotated[Path | None, typer.Option(help="COCO annotation file to measure on.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Devices = Annotated[int, typer.Option(help="How many of them.")]
+Devices = Annotated[int, typer.Option(min=1, help="How many of them.")]
 Precision = Annotated[
     str, typer.Option(help="32-true, bf16-mixed (also faster on CPUs that know bf16), 16-mixed.")
 ]
-Workers = Annotated[int, typer.Option(help="Processes that prepare data.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that prepare data.")]
 
 
 @app.command()
@@ -41,7 +41,7 @@ def deepmask(
         str, typer.Option(help="mobilenet_v2, resnet18, resnet34, resnet50, vgg11 or vgg16.")
     ] = "mobilenet_v2",
     head: Annotated[str, typer.Option(help="original, a, b or c.")] = "c",
-    bottleneck_channels: Annotated[int, typer.Option(help="Width of the bottleneck.")] = 128,
+    bottleneck_channels: Annotated[int, typer.Option(min=1, help="Width of the bottleneck.")] = 128,
     init: Annotated[
         str | None, typer.Option(help="ImageNet weights of the backbone: file or repository.")
     ] = None,
@@ -77,8 +77,8 @@ def sharpmask(
         str, typer.Option(help="Stage one: run folder, model file, name or repository.")
     ],
     val: Val = None,
-    mask_channels: Annotated[int, typer.Option(help="k of the mask encoding.")] = 32,
-    skip_channels: Annotated[int, typer.Option(help="k of the skip features.")] = 32,
+    mask_channels: Annotated[int, typer.Option(min=1, help="k of the mask encoding.")] = 32,
+    skip_channels: Annotated[int, typer.Option(min=1, help="k of the skip features.")] = 32,
     schedule: Annotated[str, typer.Option(help="halving or constant.")] = "halving",
     upsampling: Annotated[str, typer.Option(help="bilinear or nearest.")] = "bilinear",
     recipe: Annotated[str, typer.Option(help="sharpmask or paper-sharpmask.")] = "sharpmask",
@@ -120,6 +120,10 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
         raise ValueError(f"--device: expected auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device: cuda was asked for, but torch sees no GPU here; use cpu")
+    if devices > torch.cuda.device_count() > 0 and device != "cpu":
+        raise ValueError(
+            f"--devices: {devices} were asked for, torch sees {torch.cuda.device_count()} here"
+        )
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
     fabric = Fabric(
@@ -143,12 +147,12 @@ def run(
     workers: int,
 ) -> None:
     """Load the data, train, say what came of it."""
-    data = load_coco(train_files, images)
-    report_data(data)
+    data = load_data(train_files, images, report=fabric.is_global_zero)
+    validation = load_data([val], images, report=fabric.is_global_zero) if val else None
     figures = train(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         data=data,
-        validation=load_coco(val, images) if val else None,
+        validation=validation,
         recipe=recipe,
         output=output,
         fabric=fabric,
@@ -164,9 +168,22 @@ def run(
     out.print(f"model in {output / 'model.safetensors'}", markup=False)
 
 
-def report_data(data: CocoDataset) -> None:
-    """What there is to learn from, and once what cannot be used."""
-    objects = sum(len(image.instances) for image in data.images)
-    out.print(f"{len(data.images)} photos, {objects} objects, {len(data.categories)} categories")
+def load_data(files: list[Path], images: Path, *, report: bool) -> CocoDataset:
+    """The photos that can be used; says what there is and, once, what cannot be used."""
+    stated = load_coco(files, images)
+    data, problems = leave_out_unreadable(stated)
+    if problems and not data.images:
+        raise ValueError(f"none of {len(problems)} photos can be used, e.g. {problems[0]}")
+    if not report:
+        return data
+    if problems:
+        complain(f"{len(problems)} of {len(stated.images)} photos left out, e.g. {problems[0]}")
     for reason, count in sorted(data.skipped.items()):
         complain(f"{count} annotations not used: {reason}")
+    objects = sum(len(image.instances) for image in data.images)
+    names = " + ".join(file.name for file in files)
+    out.print(
+        f"{names}: {len(data.images)} photos, {objects} objects, {len(data.categories)} categories",
+        markup=False,
+    )
+    return data

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from sharpmask.geometry import GREY, PatchGeometry, octaves_of
+from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import read_image
 from sharpmask.inference.engine import Engine, TorchEngine, choose_device
 from sharpmask.models.deepmask import DeepMask
@@ -99,10 +99,8 @@ class Proposer:
         pixels = read_image(image)
         levels = list(self.levels(pixels))
         count = self.num_proposals * (CANDIDATES if self.suppression else 1)
-        numbers, cells = select_cells([level.scores for level in levels], count)
-        geometry = self.engine.geometry
+        numbers, cells, scores = self.select([level.scores for level in levels], count)
         windows = np.zeros((len(cells), 4))
-        scores = np.zeros(len(cells), np.float32)
         masks: UInt8[np.ndarray, "n s s"] | None = None
         for number, level in enumerate(levels):
             chosen = np.flatnonzero(numbers == number)
@@ -111,12 +109,9 @@ class Proposer:
                 if masks is None:
                     masks = np.empty((len(cells), *logits.shape[1:]), np.uint8)
                 masks[part] = np.rint(sigmoid(logits) * 255)
-                scores[part] = sigmoid(level.scores[tuple(cells[part].T)])
-                windows[part] = geometry.cells_to_windows(
-                    cells[part], pixels.shape[:2], level.scaled_size
-                )
+                windows[part] = self.windows(cells[part], pixels.shape[:2], level.scaled_size)
         assert masks is not None
-        proposals = Proposals(pixels, scores, windows, masks, self.mask_threshold)
+        proposals = Proposals(pixels, sigmoid(scores), windows, masks, self.mask_threshold)
         proposals = proposals[proposals.areas > 0]
         if self.suppression:
             proposals = proposals.suppressed(self.suppression)[: self.num_proposals]
@@ -126,40 +121,45 @@ class Proposer:
         """The pyramid of a photo, each scale read and scored."""
         longest = max(image.shape[:2])
         reduction = min(0.0, float(np.log2(self.image_size / longest)))
-        geometry = self.engine.geometry
-        photo = Image.fromarray(image)
         for octave in self.octaves:
-            size = geometry.scaled_size((image.shape[0], image.shape[1]), octave + reduction)
-            features = self.engine.encode(bordered(photo, size, geometry))
+            size = self.engine.geometry.scaled_size(image.shape[:2], octave + reduction)
+            features = self.engine.encode(self.scale(image, size))
             yield Level(size, features, self.engine.score(features))
 
+    def scale(
+        self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "hp wp 3"]:
+        """The photo at a size (height, width) in grey borders of half a patch, in whole strides."""
+        height, width = size
+        geometry = self.engine.geometry
+        canvas = np.full((*map(geometry.padded_size, size), 3), GREY, np.uint8)
+        rows = slice(geometry.border, geometry.border + height)
+        columns = slice(geometry.border, geometry.border + width)
+        scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        canvas[rows, columns] = np.asarray(scaled)
+        return canvas
 
-def bordered(
-    photo: Image.Image, size: tuple[int, int], geometry: PatchGeometry
-) -> UInt8[np.ndarray, "hp wp 3"]:
-    """The photo at a size (height, width) inside grey borders of half a patch, in whole strides."""
-    height, width = size
-    canvas = np.full((*map(geometry.padded_size, size), 3), GREY, np.uint8)
-    rows = slice(geometry.border, geometry.border + height)
-    columns = slice(geometry.border, geometry.border + width)
-    canvas[rows, columns] = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR))
-    return canvas
+    def select(
+        self, score_maps: Sequence[Float[np.ndarray, "rows columns"]], count: int
+    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
+        """The best cells over all maps, best first; ties go to the earlier map, row and column.
 
+        Returns:
+            For each cell the number of its map, its (row, column), and its score logit.
+        """
+        flat = np.concatenate([scores.ravel() for scores in score_maps])
+        best = np.argsort(-flat, kind="stable")[:count]
+        starts = np.cumsum([0, *(scores.size for scores in score_maps)])
+        numbers = np.searchsorted(starts, best, side="right") - 1
+        columns = np.array([scores.shape[1] for scores in score_maps])[numbers]
+        cells = np.stack(np.divmod(best - starts[numbers], columns), axis=1)
+        return numbers, cells, flat[best]
 
-def select_cells(
-    score_maps: Sequence[Float[np.ndarray, "rows columns"]], count: int
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"]]:
-    """The best cells over all maps, best first; ties go to the earlier map, row and column.
-
-    Returns:
-        For each cell the number of its map, and its (row, column).
-    """
-    flat = np.concatenate([scores.ravel() for scores in score_maps])
-    best = np.argsort(-flat, kind="stable")[:count]
-    starts = np.cumsum([0, *(scores.size for scores in score_maps)])
-    numbers = np.searchsorted(starts, best, side="right") - 1
-    columns = np.array([scores.shape[1] for scores in score_maps])[numbers]
-    return numbers, np.stack(np.divmod(best - starts[numbers], columns), axis=1)
+    def windows(
+        self, cells: Int[np.ndarray, "n 2"], image_size: tuple[int, int], size: tuple[int, int]
+    ) -> Float[np.ndarray, "n 4"]:
+        """Windows (xyxy, pixels of the image) of the cells of a pyramid scale."""
+        return self.engine.geometry.cells_to_windows(cells, image_size, size)
 
 
 def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:

@@ -4,7 +4,7 @@ One code path serves a single patch and a whole image: an image is read once, sc
 every cell, and masks are decoded for the cells one asks for. A patch is an image with one cell.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,14 +26,12 @@ class Features:
 
     Attributes:
         maps: Backbone maps at strides 2, 4, 8, 16.
-        embedding: The head's map, computed once for all cells; context removed.
-        context: Pixels of the maps that lie before the first cell's patch on each side.
+        embedding: The head's map, computed once for all cells.
         laterals: SharpMask's features for its refinement modules, coarse to fine.
     """
 
     maps: tuple[Tensor, ...]
     embedding: Tensor
-    context: int
     laterals: tuple[Tensor, ...] = ()
 
 
@@ -58,18 +56,21 @@ class Head(nn.Module):
 class HeadOriginal(Head):
     """The heads of DeepMask 2015: separate stacks on the backbone's own features."""
 
-    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
+    def __init__(
+        self, channels: int, geometry: PatchGeometry, vector: int, score_channels: int
+    ) -> None:
         super().__init__()
         if geometry.grid % 2:
             raise ValueError(f"head 'original' pools 2x2: a grid of {geometry.grid} is odd")
         self.pooled_grid = geometry.grid // 2
         self.mask_conv = Conv2d(channels, 512, 1)
         self.mask_joint = WindowLinear(512, vector, geometry.grid)
-        # The 2x2 max-pool of every patch starts at its own first cell: pool densely, read every
-        other.self.score_joint = nn.Conv2d(channels, 512, self.pooled_grid, dilation=2)
+        # The 2x2 max-pool of every patch starts at its own first cell: pool densely, then read
+        # every second value.
+        self.score_joint = nn.Conv2d(channels, 512, self.pooled_grid, dilation=2)
         self.score_head = nn.Sequential(
-            nn.ReLU(), nn.Dropout(0.5), Conv2d(512, 1024, 1), nn.ReLU(), nn.Dropout(0.5),
-            Conv2d(1024, 1, 1),
+            nn.ReLU(), nn.Dropout(0.5), Conv2d(512, score_channels, 1), nn.ReLU(),
+            nn.Dropout(0.5), Conv2d(score_channels, 1, 1),
         )  # fmt: skip
 
     def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -88,10 +89,14 @@ class HeadOriginal(Head):
         return self.mask_joint.at(F.relu(self.mask_conv(embedding)), cells)
 
 
-def score_stack(vector: int) -> nn.Sequential:
+def score_stack(vector: int, channels: int) -> nn.Sequential:
     """Score layers of heads A, B and C on a vector per cell."""
     return nn.Sequential(
-        nn.Dropout(0.5), Conv2d(vector, 1024, 1), nn.ReLU(), nn.Dropout(0.5), Conv2d(1024, 1, 1)
+        nn.Dropout(0.5),
+        Conv2d(vector, channels, 1),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        Conv2d(channels, 1, 1),
     )
 
 
@@ -99,11 +104,13 @@ class HeadA(Head):
     """Two separate stacks on the trunk's bottleneck."""
 
     # Deviation: heads-a-b
-    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
+    def __init__(
+        self, channels: int, geometry: PatchGeometry, vector: int, score_channels: int
+    ) -> None:
         super().__init__()
         self.mask_joint = WindowLinear(channels, vector, geometry.grid)
         self.score_joint = WindowLinear(channels, vector, geometry.grid)
-        self.score_head = score_stack(vector)
+        self.score_head = score_stack(vector, score_channels)
 
     def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Nothing is shared beyond the trunk."""
@@ -123,10 +130,12 @@ class HeadA(Head):
 class HeadC(Head):
     """Mask and score from one vector per cell: the head of SharpMask."""
 
-    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
+    def __init__(
+        self, channels: int, geometry: PatchGeometry, vector: int, score_channels: int
+    ) -> None:
         super().__init__()
         self.joint = WindowLinear(channels, vector, geometry.grid)
-        self.score_head = score_stack(vector)
+        self.score_head = score_stack(vector, score_channels)
 
     def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b v rows columns"]:
         """The large linear of every cell."""
@@ -150,8 +159,10 @@ class HeadB(HeadC):
     """As head C with one more linear for the mask: a small split after the shared vector."""
 
     # Deviation: heads-a-b
-    def __init__(self, channels: int, geometry: PatchGeometry, vector: int) -> None:
-        super().__init__(channels, geometry, vector)
+    def __init__(
+        self, channels: int, geometry: PatchGeometry, vector: int, score_channels: int
+    ) -> None:
+        super().__init__(channels, geometry, vector, score_channels)
         self.mask_split = nn.Linear(vector, vector)
 
     def mask_vectors(
@@ -174,6 +185,7 @@ class DeepMask(nn.Module):
         geometry: Patch sizes.
         bottleneck_channels: Width of the 1x1 convolution after the backbone (F in the paper).
         vector: Length of the vector that stands for a patch.
+        score_channels: Width of the score head.
     """
 
     mean: Tensor
@@ -188,6 +200,7 @@ class DeepMask(nn.Module):
         geometry: PatchGeometry = SHARPMASK_GEOMETRY,
         bottleneck_channels: int = 128,
         vector: int = 512,
+        score_channels: int = 1024,
     ) -> None:
         super().__init__()
         if head not in HEADS:
@@ -203,30 +216,33 @@ class DeepMask(nn.Module):
         else:
             self.bottleneck = nn.Sequential(Conv2d(channels, bottleneck_channels, 1), nn.ReLU())
             channels = bottleneck_channels
-        self.head = HEADS[head](channels, geometry, vector)
+        self.head = HEADS[head](channels, geometry, vector, score_channels)
         self.mask_head = nn.Linear(vector, geometry.coarse_size**2)
 
     def encode(self, images: Tensor) -> Features:
         """Read images (B, 3, H, W), RGB 0..255: everything that does not depend on a cell."""
-        x = (images / 255 - self.mean) / self.std
-        return self.embed(self.backbone(x), context=self.geometry.context)
+        return self.embed(self.read(images))
 
     def encode_patches(self, windows: Tensor) -> Features:
         """Read windows (B, 3, window_size, window_size), each its own image of a single cell.
 
-        The features are cut to the patch before anything reads them, as the paper trains.
+        The maps are cut to the patch before anything else reads them, as the paper trains; in a
+        whole image there is real context beyond a patch instead.
         """
-        features = self.encode(windows)
         context = self.geometry.context
-        maps = tuple(
-            crop(x, context // stride) for x, stride in zip(features.maps, STRIDES, strict=True)
+        maps = self.read(windows)
+        return self.embed(
+            tuple(crop(x, context // stride) for x, stride in zip(maps, STRIDES, strict=True))
         )
-        return replace(features, maps=maps, context=0)
 
-    def embed(self, maps: tuple[Tensor, ...], *, context: int) -> Features:
+    def read(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The backbone's maps of images (B, 3, H, W), RGB 0..255."""
+        maps: tuple[Tensor, ...] = self.backbone((images / 255 - self.mean) / self.std)
+        return maps
+
+    def embed(self, maps: tuple[Tensor, ...]) -> Features:
         """Trunk and shared part of the head on the backbone's maps."""
-        trunk = self.bottleneck(crop(maps[-1], context // STRIDES[-1]))
-        return Features(maps=maps, embedding=self.head.embed(trunk), context=context)
+        return Features(maps=maps, embedding=self.head.embed(self.bottleneck(maps[-1])))
 
     def score(self, features: Features) -> Float[Tensor, "b rows columns"]:
         """Objectness logits of all cells."""
@@ -266,12 +282,16 @@ def build_deepmask(
     backbone: str = "mobilenet_v2",
     head: str = "c",
     bottleneck_channels: int = 128,
+    vector: int = 512,
+    score_channels: int = 1024,
+    width: int = 64,
     padding: Padding = "symmetric",
 ) -> DeepMask:
     """A DeepMask with random weights by the name of its backbone.
 
     ``build_deepmask(backbone="resnet50")`` is the paper's W160-P4-D39-F128 with head C;
-    ``build_deepmask(backbone="vgg11", head="original")`` is DeepMask 2015.
+    ``build_deepmask(backbone="vgg11", head="original")`` is DeepMask 2015. ``width`` is that of a
+    ResNet's stem; other backbones have but one.
 
     Raises:
         ValueError: Unknown backbone, head or padding.
@@ -280,9 +300,12 @@ def build_deepmask(
         raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
     if padding not in ("symmetric", "zero"):
         raise ValueError(f"padding: expected symmetric or zero, got {padding!r}")
+    options = {"width": width} if backbone.startswith("resnet") else {}
     return DeepMask(
-        BACKBONES[backbone](padding=padding),
+        BACKBONES[backbone](padding=padding, **options),
         head=head,
         geometry=DEEPMASK_GEOMETRY if head == "original" else SHARPMASK_GEOMETRY,
         bottleneck_channels=bottleneck_channels,
+        vector=vector,
+        score_channels=score_channels,
     )

@@ -77,16 +77,15 @@ class Conv2d(nn.Conv2d):
 
 
 def gather_windows(
-    x: Float[Tensor, "b c h w"],
-    cells: Int[Tensor, "n 3"],
-    size: int,
-    step: int = 1,
-    offset: int = 0,
+    x: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"], size: int, step: int = 1
 ) -> Float[Tensor, "n c size size"]:
-    """Cut the square of ``size`` at ``offset + step * (row, column)``; cells are (image, row, column)."""
+    """Cut the square of ``size`` at ``step * (row, column)`` of each cell (image, row, column)."""
     windows = x.unfold(2, size, 1).unfold(3, size, 1)
     image, row, column = cells.unbind(1)
-    return windows[image, :, offset + step * row, offset + step * column]
+    # An image of no whole number of strides leaves a finer map one pixel short of the last cell.
+    rows = (step * row).clamp(max=windows.shape[2] - 1)
+    columns = (step * column).clamp(max=windows.shape[3] - 1)
+    return windows[image, :, rows, columns]
 
 
 class WindowLinear(nn.Conv2d):

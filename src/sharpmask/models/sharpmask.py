@@ -6,6 +6,7 @@ convolution over the concatenation, and the refactored one, where the part that 
 for the whole image and only the part that reads M runs for each window.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -97,6 +98,7 @@ class SharpMask(nn.Module):
             with it.
         mask_channels: k of the mask encoding.
         skip_channels: k of the skip features.
+        lateral_channels: Widths of the first lateral convolutions, coarse to fine.
         schedule: "halving" halves both at every module (the paper's choice), "constant" keeps them.
         upsampling: "bilinear" as in the paper, "nearest" as in FAIR's released code.
         form: "refactored" or "concatenated"; the same function, see ``convert_form``.
@@ -112,6 +114,7 @@ class SharpMask(nn.Module):
         *,
         mask_channels: int = 32,
         skip_channels: int = 32,
+        lateral_channels: Sequence[int] = (64, 64, 64, 32),
         schedule: Schedule = "halving",
         upsampling: Upsampling = "bilinear",
         form: Form = "refactored",
@@ -127,6 +130,13 @@ class SharpMask(nn.Module):
             if value not in allowed:
                 raise ValueError(f"{name}: expected {' or '.join(allowed)}, got {value!r}")
         modules = len(STRIDES)
+        if len(lateral_channels) != modules:
+            raise ValueError(f"lateral_channels: expected {modules} widths, got {lateral_channels}")
+        if min(mask_channels, skip_channels, *lateral_channels) < 1:
+            raise ValueError(
+                f"mask_channels {mask_channels}, skip_channels {skip_channels} and "
+                f"lateral_channels {lateral_channels} must be positive"
+            )
         if schedule == "halving" and (
             mask_channels % 2**modules or skip_channels % 2 ** (modules - 1)
         ):
@@ -139,12 +149,13 @@ class SharpMask(nn.Module):
         self.deepmask = deepmask
         self.mask_encoding = nn.Linear(deepmask.vector, mask_channels * self.geometry.grid**2)
         self.refinement = nn.ModuleList()
-        for index, in_channels in enumerate(reversed(deepmask.backbone.channels)):
+        pairs = zip(reversed(deepmask.backbone.channels), lateral_channels, strict=True)
+        for index, (in_channels, hidden_channels) in enumerate(pairs):
             shrink = 2**index if schedule == "halving" else 1
             self.refinement.append(
                 RefinementModule(
                     in_channels,
-                    hidden_channels=32 if index == modules - 1 else 64,
+                    hidden_channels=hidden_channels,
                     skip_channels=skip_channels // shrink,
                     mask_channels=mask_channels // shrink,
                     out_channels=mask_channels // (2 * shrink if schedule == "halving" else 1),
@@ -189,8 +200,7 @@ class SharpMask(nn.Module):
         ):
             if lateral is not None:
                 step = self.geometry.stride // stride
-                offset = features.context // stride
-                lateral = gather_windows(lateral, cells, mask.shape[-1], step, offset)
+                lateral = gather_windows(lateral, cells, mask.shape[-1], step)
             mask = upsample(module(mask, lateral), self.upsampling)
         return self.predict(mask).squeeze(1)  # type: ignore[no-any-return]
 
@@ -211,12 +221,13 @@ def convert_form(state: dict[str, Tensor], form: Form) -> dict[str, Tensor]:
     """Rewrite a SharpMask state dict for the other published form; the function stays the same.
 
     Concatenated weights are [horizontal, vertical] along the input channels; of the two biases that
-    the refactored form has, only the sum matters.
+    the refactored form has, only the sum matters. The ablations have but one form, left as it is.
     """
     converted = dict(state)
     for key, weight in state.items():
         prefix, _, name = key.rpartition(".vertical.")
-        if form == "concatenated" and name == "weight":
+        paths = {f"{prefix}.{path}.weight" for path in ("horizontal", "mask.0")}
+        if form == "concatenated" and name == "weight" and paths <= state.keys():
             horizontal = converted.pop(f"{prefix}.horizontal.weight")
             converted[f"{prefix}.fuse.weight"] = torch.cat([horizontal, weight], dim=1)
             biases = [converted.pop(f"{prefix}.{path}.bias") for path in ("horizontal", "vertical")]

@@ -1,0 +1,20 @@
+"""Settings of the whole test session; pytest also puts this folder on the import path."""
+
+import pytest
+import torch
+from hypothesis import settings
+from synthetic_coco import CocoFolder, write_coco
+
+# Examples are the same in every run, and a busy machine is not a failure.
+settings.register_profile("sharpmask", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("sharpmask")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def coco_folder(tmp_path_factory):
+    """Photos and annotation files of ``synthetic_coco``; not to be written to."""
+    folder = tmp_path_factory.mktemp("coco")
+    train = write_coco(folder, name="train.json", photos=9, seed=1)
+    val = write_coco(folder, name="val.json", photos=4, seed=2)
+    return CocoFolder(train=train, val=val, images=folder / "images")
