@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from machine import sgemm_rate, store, time_it
 from sharpmask.inference.engine import TorchEngine
-from sharpmask.inference.proposer import DECODE_BATCH, Proposer, select_cells
+from sharpmask.inference.proposer import DECODE_BATCH, Proposer
 from sharpmask.models.weights import build
 
 WINDOWS = 500
@@ -29,7 +29,7 @@ def main() -> None:
     with FlopCounterMode(display=False) as counter:
         levels = list(proposer.levels(image))
     operations = counter.get_total_flops()
-    numbers, cells = select_cells([level.scores for level in levels], WINDOWS)
+    numbers, cells, _ = proposer.select([level.scores for level in levels], WINDOWS)
 
     def refine() -> None:
         for number, level in enumerate(levels):

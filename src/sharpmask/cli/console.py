@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 
 out = Console(highlight=False, soft_wrap=True)
+if not out.is_terminal:
+    out.width = 120  # tables in files and pipes keep all their columns
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from sharpmask.cli import convert, propose, train
+from sharpmask.cli import convert, evaluate, propose, train
 
 app = typer.Typer(
     help="Class-agnostic object segment proposals: DeepMask and SharpMask.",
@@ -12,4 +12,5 @@ app = typer.Typer(
 )
 app.command("propose")(propose.propose)
 app.command("convert")(convert.convert)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(train.app, name="train")

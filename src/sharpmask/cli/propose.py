@@ -12,6 +12,7 @@ from rich.progress import track
 from sharpmask.cli.console import clear_errors, complain, err, out
 from sharpmask.images import ImageError, list_images, write_image
 from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.torch7_proposer import Torch7Proposer
 from sharpmask.models.weights import load
 
 
@@ -34,6 +35,10 @@ def propose(
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
     overlay_masks: Annotated[int, typer.Option(help="How many to draw.")] = 10,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    torch7: Annotated[
+        bool,
+        typer.Option("--torch7", help="Repeat the arithmetic of FAIR's code and its lost cell."),
+    ] = False,
 ) -> None:
     """Find objects in photos: writes proposals.json (COCO results) and overlay pictures.
 
@@ -41,7 +46,7 @@ def propose(
     """
     with clear_errors():
         paths = list_images(images)
-        proposer = Proposer(
+        proposer = (Torch7Proposer if torch7 else Proposer)(
             load(weights),
             num_proposals=num_proposals,
             scales=scales,

@@ -4,13 +4,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from sharpmask.images import MAX_PIXELS, read_image
 from sharpmask.masks import Rle, rle_areas, rle_boxes, segmentation_to_rle
 
 
@@ -58,6 +60,21 @@ class CocoImage:
         """Boxes of the instances, xyxy."""
         return np.array([instance.box for instance in self.instances]).reshape(-1, 4)
 
+    def read(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The photo, RGB.
+
+        Raises:
+            ValueError: It cannot be read, or is not of the size that its file states.
+        """
+        pixels = read_image(self.path)
+        height, width = pixels.shape[:2]
+        if (height, width) != self.size:
+            raise ValueError(
+                f"{self.path}: the photo is {width}x{height}, its annotations say "
+                f"{self.size[1]}x{self.size[0]}"
+            )
+        return pixels
+
 
 @dataclass(frozen=True)
 class CocoDataset:
@@ -101,6 +118,25 @@ def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
     return CocoDataset(tuple(loaded), tuple(categories), skipped)
 
 
+def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
+    """The data set without photos that are missing, damaged or of another size, and what ails them.
+
+    Every photo is decoded: a header does not tell that the rest of the file is missing.
+    """
+
+    def problem(image: CocoImage) -> str:
+        try:
+            image.read()
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(problem, dataset.images))
+    sound = tuple(image for image, bad in zip(dataset.images, problems, strict=True) if not bad)
+    return replace(dataset, images=sound), [bad for bad in problems if bad]
+
+
 def _load_file(
     file: Path, folder: Path, categories: dict[str, int], skipped: Counter[str]
 ) -> list[CocoImage]:
@@ -115,18 +151,23 @@ def _load_file(
             raise ValueError(f"{file}: expected COCO instance format, a list {key!r} is missing")
     names: dict[Any, int] = {}
     for category in content["categories"]:
-        if not isinstance(category, dict) or "id" not in category or "name" not in category:
-            raise ValueError(f"{file}: category {category!r} needs an id and a name")
+        sound = isinstance(category, dict) and _is_id(category.get("id")) and "name" in category
+        if not sound:
+            raise ValueError(f"{file}: category {str(category)[:80]} needs an id and a name")
         names[category["id"]] = categories.setdefault(str(category["name"]), len(categories))
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
-        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int | str):
+        if isinstance(annotation, dict) and _is_id(annotation.get("image_id")):
             by_image.setdefault(annotation["image_id"], []).append(annotation)
         else:
             skipped["no image_id"] += 1
     images = [
         _load_image(file, folder, entry, by_image, names, skipped) for entry in content["images"]
     ]
+    repeated = [identity for identity, n in Counter(i.id for i in images).items() if n > 1]
+    if repeated:
+        # The objects can be those of only one of them: the other would pass for background.
+        raise ValueError(f"{file}: {len(repeated)} image ids appear twice, e.g. {repeated[0]}")
     for orphans in by_image.values():
         skipped["image_id of no image"] += len(orphans)
     return images
@@ -143,14 +184,16 @@ def _load_image(
     try:
         identity, name = entry["id"], str(entry["file_name"])
         size = (int(entry["height"]), int(entry["width"]))
-    except (KeyError, TypeError, ValueError):
+        if not _is_id(identity):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{file}: image entry {str(entry)[:80]} needs id, file_name, height, width"
         ) from None
-    if min(size) < 1:
+    if min(size) < 1 or math.prod(size) > MAX_PIXELS:
         raise ValueError(f"{file}: image {identity} has height and width {size}")
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    # Names alone decide: a link in the folder may well lead to another disk.
+    if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{file}: image {identity}: file_name {name!r} leads outside {folder}")
     instances: list[Instance] = []
     crowds: list[tuple[float, float, float, float]] = []
@@ -165,7 +208,7 @@ def _load_image(
         reason = None
         if annotation.get("iscrowd"):
             reason = "crowd"
-        elif annotation.get("category_id") not in names:
+        elif not _is_id(category := annotation.get("category_id")) or category not in names:
             reason = "unknown category"
         elif min(right - left, bottom - top) < MIN_SIDE or rle_areas([rle])[0] < MIN_AREA:
             reason = f"smaller than {MIN_AREA} px or {MIN_SIDE} px wide"
@@ -174,8 +217,11 @@ def _load_image(
             if math.prod((right - left, bottom - top)) > 0:
                 crowds.append((left, top, right, bottom))
             continue
-        category = names[annotation["category_id"]]
         identifier = annotation.get("id", -1)
-        instances.append(Instance(identifier, category, (left, top, right, bottom), rle))
+        instances.append(Instance(identifier, names[category], (left, top, right, bottom), rle))
     complete = bool(entry.get("complete", True))
-    return CocoImage(identity, path, size, complete, tuple(instances), tuple(crowds))
+    return CocoImage(identity, folder / name, size, complete, tuple(instances), tuple(crowds))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str)

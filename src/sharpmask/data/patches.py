@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from sharpmask.data.coco import CocoImage
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.geometry import GREY, PatchGeometry
-from sharpmask.images import read_image
 from sharpmask.masks import decode
 
 CACHE_BYTES = 3 << 30
@@ -126,13 +125,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, float, float, float]]):
     def _photo(self, index: int) -> Image.Image:
         photo = self._cache.get(index)
         if photo is None:
-            record = self.sampler.dataset.images[index]
-            pixels = read_image(record.path)
-            if pixels.shape[:2] != record.size:
-                raise ValueError(
-                    f"{record.path}: the photo is {pixels.shape[1]}x{pixels.shape[0]}, its "
-                    f"annotations say {record.size[1]}x{record.size[0]}"
-                )
+            pixels = self.sampler.dataset.images[index].read()
             photo = Image.fromarray(pixels)
             if self._cached_bytes + pixels.nbytes <= CACHE_BYTES:
                 self._cached_bytes += pixels.nbytes

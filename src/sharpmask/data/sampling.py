@@ -146,7 +146,8 @@ class PatchSampler:
                 return Patch(
                     index, None, (float(center[0]), float(center[1])), scale, flip, False, True
                 )
-        return self._positive(rng, *self._instance_by_image(rng), True, True)
+        for_mask = self.batches == "joint"
+        return self._positive(rng, *self._instance_by_image(rng), for_mask, True)
 
     # Deviation: negative-distance
     def is_negative(self, boxes: np.ndarray, center: np.ndarray, scale: float) -> bool:

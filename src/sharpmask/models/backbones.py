@@ -293,7 +293,7 @@ def fold_batch_norm(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Te
     the folded net computes the same function.
 
     Raises:
-        ValueError: A batch norm has no convolution before it.
+        ValueError: A batch norm is incomplete or has no convolution before it.
     """
     folded = {key: value for key, value in state.items() if value.is_floating_point()}
     for key in [key for key in state if key.endswith(".running_mean")]:
@@ -303,6 +303,8 @@ def fold_batch_norm(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Te
         conv = f"{parent}.{before}" if parent else before
         if f"{conv}.weight" not in state:
             raise ValueError(f"batch norm {norm!r} has no convolution {conv!r} to be folded into")
+        if not {f"{norm}.{part}" for part in ("running_var", "weight", "bias")} <= folded.keys():
+            raise ValueError(f"batch norm {norm!r} lacks its running_var, weight or bias")
         mean, var = folded.pop(f"{norm}.running_mean"), folded.pop(f"{norm}.running_var")
         gain = folded.pop(f"{norm}.weight") / torch.sqrt(var + eps)
         shift = folded.pop(f"{norm}.bias") - mean * gain

@@ -112,9 +112,8 @@ def convert_sharpmask(source: TorchObject) -> SharpMask:
     horizontal = [list(layers(h, f"neths.{i + 1}")) for i, h in enumerate(horizontals)]
     if not len(horizontal) == len(vertical) == len(deepmask.backbone.channels):
         raise Torch7Error(f"{len(horizontal)} refinement modules; expected 4")
-    # The branches stand in refs once more, as the same objects; what is left there is the last
-    layer.known = {layer.path: layer for layer in layers(modules[-1], "refs.4")}
-    predict = list(known.values())[len(horizontal[-1]) + len(vertical[-1]) :]
+    # Both branches stand in refs once more, as the same objects; after them comes the last layer.
+    predict = list(layers(modules[-1], "refs.4"))[len(horizontal[-1]) + len(vertical[-1]) :]
     model = build(
         {
             "model": "sharpmask",

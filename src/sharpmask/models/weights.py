@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import textwrap
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -33,9 +34,9 @@ def build(architecture: Mapping[str, Any]) -> Model:
     Raises:
         ValueError: Unknown model or arguments.
     """
-    options = dict(architecture)
-    kind = options.pop("model", None)
     try:
+        options = dict(architecture)
+        kind = options.pop("model", None)
         if kind == "deepmask":
             model: Model = build_deepmask(**options)
         elif kind == "sharpmask":
@@ -109,14 +110,22 @@ def load(source: str | os.PathLike[str]) -> Model:
         model = build(json.loads(metadata["architecture"]))
         model.load_state_dict({key: value.float() for key, value in state.items()})
     except (ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"{path}: {textwrap.shorten(str(error), 300)}") from None
     return model.eval()
 
 
 def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model file says of itself: architecture, recipe, data, figures."""
-    with safe_open(resolve(source), framework="pt") as file:
-        return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    """What a model file says of itself: architecture, recipe, data, figures.
+
+    Raises:
+        WeightsError: No such name or file, or not a model file.
+    """
+    path = resolve(source)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable model file: {error}") from None
 
 
 def names() -> list[str]:
@@ -197,11 +206,13 @@ def load_backbone(backbone: Backbone, source: str | os.PathLike[str]) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a file that is no checkpoint
             raise WeightsError(f"{path}: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise WeightsError(f"{path}: expected a state dict of tensors with torchvision's names")
     try:
         state = fold_batch_norm(state)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: {error}") from None
     expected = backbone.state_dict()
     missing = [key for key in expected if key not in state]

@@ -65,8 +65,11 @@ def load_checkpoint(
         parts[part][name] = value
     try:
         model.load_state_dict(parts["model"])
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: {str(error).splitlines()[0]}") from None
+    except RuntimeError:
+        raise WeightsError(
+            f"{path}: the run there has another model; give another --output, or the same model "
+            "to resume it"
+        ) from None
     average.update(parts["average"])
     state: dict[int, dict[str, Any]] = {}
     for key, value in parts["optimizer"].items():

@@ -1,6 +1,8 @@
 """One loop for every network: ``fit``."""
 
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -73,6 +75,8 @@ def fit(
     same weights, bit for bit on a CPU. Writes ``checkpoint.safetensors``, ``metrics.jsonl`` and
     TensorBoard events to ``output``. Afterwards the model holds the moving average of its weights.
 
+    Ctrl-C lets the step be finished and saved; a second one stops at once.
+
     Args:
         model: Changed in place.
         dataset: Samples by (epoch, number).
@@ -90,48 +94,56 @@ def fit(
 
     Raises:
         ValueError: ``output`` holds another run, or the loss stopped being finite.
+        KeyboardInterrupt: After Ctrl-C, when the checkpoint is written.
     """
     if recipe.batch_size % fabric.world_size:
         raise ValueError(
             f"batch_size {recipe.batch_size} cannot be shared evenly by {fabric.world_size} devices"
         )
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    average = {name: p.detach().clone() for name, p in trained.items()} if recipe.ema_decay else {}
     optimizer = make_optimizer(trained, recipe)
     peaks = [group["lr"] for group in optimizer.param_groups]
+    # First to the device, then restored: the optimizer's state follows its parameters.
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    average = {name: p.detach().clone() for name, p in trained.items()} if recipe.ema_decay else {}
     checkpoint = output / "checkpoint.safetensors"
     restore = {"model": model, "average": average, "optimizer": optimizer, "recipe": recipe}
     start = load_checkpoint(checkpoint, **restore) if checkpoint.exists() else 0  # type: ignore[arg-type]
     average = {name: value.to(fabric.device) for name, value in average.items()}
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     loader = DataLoader(
         dataset,
         batch_sampler=StepBatches(recipe, start, fabric.global_rank, fabric.world_size),
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=ignore_interrupt,
         prefetch_factor=4 if workers else None,
     )
     figures: dict[str, float] = {}
     log = MetricsLog(output, start) if fabric.is_global_zero else None
     seconds = {"data": 0.0, "all": 0.0}
+    logged = start
     mark = time.perf_counter()
-    with progress_bar(recipe, start, shown=console_progress and log is not None) as advance:
+    bar = progress_bar(recipe, start, shown=console_progress and log is not None)
+    with deferred_interrupt() as interrupt, bar as advance:
         for step, batch in enumerate(loader, start):
             seconds["data"] += time.perf_counter() - mark
             torch.manual_seed(recipe.seed * 1_000_003 + step)
-            for group, peak in zip(wrapped_optimizer.param_groups, peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * recipe.factor(step)
             wrapped.train()
             terms = loss(wrapped, batch.to(fabric.device))
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
-                raise ValueError(
-                    f"step {step}: the loss is {total.item()}; lower learning_rate or set "
-                    f"clip_norm. The last checkpoint in {output} is sound"
-                )
+                raise diverged(f"the loss is {total.item()}", step, output)
             fabric.backward(total)
             if recipe.clip_norm:
-                fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=recipe.clip_norm)
+                # In half precision overflows are usual: the scaler skips such a step.
+                fabric.clip_gradients(
+                    wrapped,
+                    wrapped_optimizer,
+                    max_norm=recipe.clip_norm,
+                    error_if_nonfinite=False,
+                )
             wrapped_optimizer.step()
             wrapped_optimizer.zero_grad()
             # An average of few steps must forget its random start.
@@ -142,29 +154,83 @@ def fit(
             mark = time.perf_counter()
             done = step + 1
             advance(total.item())
-            if log and (done % 20 == 0 or done == recipe.steps):
-                values = {name: term.item() for name, term in terms.items()}
-                values["patches_per_s"] = 20 * recipe.batch_size / max(seconds["all"], 1e-9)
+            if done % 20 == 0 or done == recipe.steps:
+                means = fabric.all_reduce({name: term.detach() for name, term in terms.items()})
+                assert isinstance(means, dict)
+                values = {name: mean.item() for name, mean in means.items()}
+                patches = (done - logged) * recipe.batch_size
+                values["patches_per_s"] = patches / max(seconds["all"], 1e-9)
                 values["waiting_for_data"] = seconds["data"] / max(seconds["all"], 1e-9)
-                log.write(done, values)
+                if log:
+                    log.write(done, values)
                 seconds = dict.fromkeys(seconds, 0.0)
-            if done % recipe.validate_every == 0 or done == recipe.steps:
+                logged = done
+            # All processes stop at the same step.
+            stop = fabric.broadcast(interrupt.requested)
+            measured = done % recipe.validate_every == 0 or done == recipe.steps
+            if measured or stop:
+                if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
+                    raise diverged("there are weights that are no numbers", step, output)
                 if log:
                     save_checkpoint(
                         checkpoint, model=model, average=average, optimizer=optimizer,
                         recipe=recipe, step=done,
                     )  # fmt: skip
+                if log and measured:
                     with averaged(model, average):
                         model.eval()
                         figures = validate(model) if validate else {}
                     log.write(done, {f"val_{name}": value for name, value in figures.items()})
                 fabric.barrier()
+                if stop and done < recipe.steps:
+                    raise KeyboardInterrupt(
+                        f"interrupted; {done} of {recipe.steps} steps are saved in {output}, the "
+                        "same command goes on from there"
+                    )
                 mark = time.perf_counter()
     with torch.no_grad():
         for name, value in average.items():
             trained[name].copy_(value)
     model.eval()
+    if start == recipe.steps and log and validate:
+        figures = validate(model)
     return figures
+
+
+def diverged(what: str, step: int, output: Path) -> ValueError:
+    """An error that says how to go on."""
+    return ValueError(
+        f"step {step}: {what}; lower learning_rate or set clip_norm. "
+        f"The last checkpoint in {output} is sound"
+    )
+
+
+def ignore_interrupt(worker: int) -> None:  # noqa: ARG001 - a DataLoader gives the number
+    """Ctrl-C reaches every process; the main one decides when the workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class deferred_interrupt(AbstractContextManager["deferred_interrupt"]):  # noqa: N801
+    """Notes a first Ctrl-C in ``requested`` instead of stopping half-way through a step."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.previous = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+        # Python lets only the main thread handle signals.
+        self.active = threading.current_thread() is threading.main_thread()
+
+    def _note(self, *_: object) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, self.previous)
+
+    def __enter__(self) -> "deferred_interrupt":
+        if self.active:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.active:
+            signal.signal(signal.SIGINT, self.previous)
 
 
 def make_optimizer(trained: dict[str, nn.Parameter], recipe: Recipe) -> Optimizer:
@@ -212,9 +278,16 @@ class MetricsLog:
         kept = []
         if self.path.exists():
             lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if start and json.loads(line)["step"] <= start]
+            kept = [line for line in lines if self._belongs(line, start)]
         self.path.write_text("".join(f"{line}\n" for line in kept))
         self.board = SummaryWriter(str(output), purge_step=start + 1)
+
+    @staticmethod
+    def _belongs(line: str, start: int) -> bool:
+        try:
+            return bool(0 < json.loads(line)["step"] <= start)
+        except ValueError:  # cut off when the power failed
+            return False
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append the values of a step."""

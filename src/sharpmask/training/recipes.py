@@ -51,6 +51,17 @@ class Recipe:
     validate_every: int
     seed: int
 
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "validate_every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: expected at least 1, got {getattr(self, key)}")
+        for key, value in vars(self).items():
+            if not isinstance(value, str) and not 0 <= value < math.inf:
+                raise ValueError(f"{key}: expected 0 or a positive number, got {value}")
+        for key in ("ema_decay", "colour_jitter"):
+            if getattr(self, key) > 1:
+                raise ValueError(f"{key}: expected at most 1, got {getattr(self, key)}")
+
     def factor(self, step: int) -> float:
         """Learning rate at a step as a fraction of the full one."""
         if self.schedule == "steps":
@@ -109,7 +120,7 @@ def change(recipe: Recipe, settings: list[str]) -> Recipe:
     """A recipe with some ``key=value`` settings changed.
 
     Raises:
-        ValueError: Unknown key ("did you mean") or a value of the wrong type.
+        ValueError: Unknown key ("did you mean"), a value of the wrong type or out of range.
     """
     types = get_type_hints(Recipe)
     changes: dict[str, object] = {}

@@ -12,6 +12,7 @@ from sharpmask.data.coco import CocoDataset
 from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.evaluation.patch_metrics import measure_patches
+from sharpmask.geometry import PatchGeometry
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.weights import Model, save
@@ -63,12 +64,16 @@ def train(
         mask, score = patch_loss(mask_logits, score_logits, batch, score_weight=weight)
         return {"mask_loss": mask, "score_loss": score} if weight else {"mask_loss": mask}
 
+    # Its patches are cut now: what is wrong with them is better said before hours of training.
+    validate = None
+    if validation and fabric.is_global_zero:
+        validate = validator(validation, model.geometry, VALIDATION_OBJECTS, fabric)
     figures = fit(
         model,
         dataset=patches,
         collate=collate,
         loss=loss,
-        validate=validator(validation, VALIDATION_OBJECTS, fabric) if validation else None,
+        validate=validate,
         recipe=recipe,
         output=output,
         fabric=fabric,
@@ -80,18 +85,16 @@ def train(
 
 
 def validator(
-    data: CocoDataset, objects: int | None, fabric: Fabric
+    data: CocoDataset, geometry: PatchGeometry, objects: int | None, fabric: Fabric
 ) -> Callable[[Any], dict[str, float]]:
     """A function that measures a model on fixed patches: canonical positives and as many negatives.
 
     For a SharpMask the figures of its own DeepMask on the same patches come along, with the prefix
     ``deepmask_``.
     """
-    batches: list[PatchBatch] = []
+    batches = validation_patches(data, geometry, objects)
 
     def measure(model: Model) -> dict[str, float]:
-        if not batches:
-            batches.extend(validation_patches(data, model, objects))
         moved = [
             (
                 batch.windows.to(fabric.device),
@@ -111,10 +114,9 @@ def validator(
 
 
 def validation_patches(
-    data: CocoDataset, model: Model, objects: int | None, batch_size: int = 32
+    data: CocoDataset, geometry: PatchGeometry, objects: int | None, batch_size: int = 32
 ) -> list[PatchBatch]:
     """Canonical patches of up to ``objects`` objects spread evenly over the data, and negatives."""
-    geometry = model.geometry
     sampler = PatchSampler(data, geometry, seed=0, batch_size=batch_size, batches="joint")
     everything = [
         (i, j) for i, image in enumerate(data.images) for j in range(len(image.instances))

@@ -1,0 +1,35 @@
+# Needs Python 3.11 or newer, make and a package index. Everything is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip
+
+.PHONY: demo test lint clean
+
+demo: .venv/package.stamp
+	$(BIN)/sharpmask propose src/sharpmask/assets/coffee.jpg --output demo
+	@echo "Proposals: demo/proposals.json  Picture: demo/overlay.png"
+
+test: .venv/dev.stamp
+	$(BIN)/pytest
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The stamps keep the installation from being repeated until what it depends on changes.
+.venv/package.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --upgrade "pip>=25.1"  # the first that knows --group
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/package.stamp
+	$(PIP) install --constraint constraints.txt --group dev
+	@touch $@

@@ -1,0 +1,81 @@
+"""Tables of README and docs, made from the stored results; cog puts them in place.
+
+cog -r README.md docs/*.md      # rewrites the blocks
+cog --check README.md docs/*.md # what the tests do
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def result(name: str) -> dict[str, Any]:
+    """A stored result."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def recall() -> str:
+    """AR of the shipped models on the validation photos, in the paper's layout."""
+    header = ["model", "box AR@10", "@100", "@1000", "mask AR@10", "@100", "@1000", "AUC"]
+    header += ["S", "M", "L", "boundary IoU"]
+    rows = []
+    for path in sorted(RESULTS.glob("evaluation_*.json")):
+        content = json.loads(path.read_text())
+        boxes, masks = content["boxes"], content["masks"]
+        figures = [boxes[f"AR@{count}"] for count in (10, 100, 1000)]
+        figures += [masks[f"AR@{count}"] for count in (10, 100, 1000)]
+        figures += [masks[key] for key in ("AUC", "AR_S", "AR_M", "AR_L")]
+        figures += [content["boundary"]["boundary_iou"]]
+        rows.append([f"`{content['method']}`", *(f"{100 * value:.1f}" for value in figures)])
+    return table(header, rows)
+
+
+def patches() -> str:
+    """Per-patch figures of the shipped models."""
+    rows = []
+    for name, figures in result("patches")["models"].items():
+        values = [figures[key] for key in ("mean_iou", "median_iou", "iou_50", "iou_70")]
+        rows.append([f"`{name}`", *(f"{100 * value:.1f}" for value in values)])
+        rows[-1].append(f"{100 * figures['score_accuracy']:.1f}")
+    header = ["model", "mean IoU", "median IoU", "IoU > .5", "IoU > .7", "score accuracy"]
+    return table(header, rows)
+
+
+def speed() -> str:
+    """Dense pass, refinement, memory, training speed."""
+    dense, memory, training = result("dense_pass"), result("memory"), result("training_speed")
+    rows = [
+        [
+            "dense pass, ResNet-50, 640x480, 7 scales: share of this machine's sgemm rate",
+            f"{dense['dense_share_of_sgemm']:.2f}",
+            "at least .80",
+        ],
+        [
+            "refinement of 500 windows: share of the dense pass",
+            f"{100 * dense['refinement_share_of_dense']:.1f} %",
+            "below 15 %",
+        ],
+        [
+            "peak memory, 1000 proposals on 12 megapixels",
+            f"{memory['peak_gb']:.2f} GB",
+            "below 1.5 GB",
+        ],
+    ]
+    for name, row in training["runs"].items():
+        rows.append(
+            [
+                f"training, {name}: share of time that waits for data",
+                f"{100 * row['waiting_for_data']:.1f} % at {row['patches_per_s']:.1f} patches/s",
+                "below 5 %",
+            ]
+        )
+    return table(["what", "measured", "target"], rows)

@@ -1,0 +1,76 @@
+"""``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.evaluation.coco_files import GroundTruth, ResultsFile, load_ground_truth
+from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
+from sharpmask.evaluation.report import results_table, write_report
+from sharpmask.images import ImageError
+from sharpmask.inference.proposer import Proposer
+from sharpmask.models.weights import load
+
+
+def evaluate(
+    annotations: Annotated[Path, typer.Option(help="COCO annotation file.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the photos.")] = None,
+    proposals: Annotated[
+        Path | None, typer.Option(help="COCO results file to score, instead of a model.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Model: name, file, or Hugging Face repository.")
+    ] = "sharpmask-mobilenetv2",
+    output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
+    num_proposals: Annotated[int, typer.Option(help="Most masks for a photo.")] = 1000,
+    scales: Annotated[str, typer.Option(help="default, zoom or zoom2.")] = "default",
+    mask_threshold: Annotated[float, typer.Option(help="See propose.")] = 0.2,
+    suppression: Annotated[float | None, typer.Option(help="See propose.")] = None,
+    first: Annotated[int | None, typer.Option(help="Only so many photos, by id.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots."""
+    with clear_errors():
+        truth = load_ground_truth(annotations)
+        if first:
+            chosen = sorted(truth.images, key=lambda image: image["id"])[:first]
+            truth = GroundTruth(truth.path, tuple(chosen), truth.annotations)
+        settings: dict[str, Any] = {"annotations": annotations.name, "photos": len(truth.images)}
+        if proposals:
+            method = proposals.stem
+            result = evaluate_results(truth, ResultsFile(proposals))
+            settings["proposals"] = proposals.name
+        else:
+            if images is None:
+                raise ValueError("--images: the folder of the photos is needed to run a model")
+            options = {
+                "num_proposals": num_proposals,
+                "scales": scales,
+                "mask_threshold": mask_threshold,
+                "suppression": suppression,
+            }
+            proposer = Proposer(load(weights), device=device, **options)  # type: ignore[arg-type]
+            method = Path(weights).stem
+            result = evaluate_model(truth, images, proposer)
+            settings |= {"weights": method, **options}
+        out.print(results_table({method: result}))
+        files = write_report(output, method, result, settings)
+        out.print(*files, markup=False)
+
+
+def evaluate_model(truth: GroundTruth, images: Path, proposer: Proposer) -> Evaluation:
+    """Run a model over the photos of a data set and score it; unreadable ones count as missed."""
+    evaluator = ProposalEvaluator()
+    for image in track(
+        truth.images, "evaluating", console=err, disable=not err.is_terminal, transient=True
+    ):
+        try:
+            found = proposer(images / image["file_name"]).to_coco(image["id"])
+        except ImageError as error:
+            complain(error)
+            found = []
+        evaluator.add(image, truth.annotations[image["id"]], found)
+    return evaluator.summarize()

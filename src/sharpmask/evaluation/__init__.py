@@ -1,0 +1,1 @@
+"""Proposals to numbers: average recall, boundary quality, reports."""

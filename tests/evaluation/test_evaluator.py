@@ -1,0 +1,290 @@
+import contextlib
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from sharpmask.evaluation.average_recall import PROPOSAL_COUNTS
+from sharpmask.evaluation.coco_files import ResultsFile, load_ground_truth
+from sharpmask.evaluation.evaluator import ProposalEvaluator, evaluate_results
+
+HEIGHT, WIDTH = 12, 16
+SIZE = [HEIGHT, WIDTH]
+
+
+def rectangle(left, top, width, height):
+    mask = np.zeros(SIZE, np.uint8, order="F")
+    mask[top : top + height, left : left + width] = 1
+    return {"size": SIZE, "counts": coco_mask.encode(mask)["counts"].decode()}
+
+
+def random_box(rng):
+    left, top = int(rng.integers(0, WIDTH - 2)), int(rng.integers(0, HEIGHT - 2))
+    width, height = rng.integers(0, [WIDTH - left + 1, HEIGHT - top + 1]).tolist()
+    return [left, top, width, height]
+
+
+def random_dataset(seed):
+    """Few small images with everything that could go wrong: see the names below."""
+    rng = np.random.default_rng(seed)
+    images = [{"id": 5 * i + 2, "height": HEIGHT, "width": WIDTH} for i in range(4)]
+    annotations, results = [], []
+    with_bbox = seed % 3 > 0
+    for image in images:
+        n_objects, n_proposals = rng.choice([0, 1, 3, 6]), rng.choice([0, 1, 9, 25])
+        boxes = [random_box(rng) for _ in range(n_objects)]
+        boxes += boxes[: n_objects // 2]  # equal overlaps
+        for box in boxes:
+            mask = rectangle(*box)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": int(rng.integers(1, 4)),
+                    "iscrowd": int(rng.random() < 0.15),
+                    "area": float(rng.choice([9, 1024, 1025.5, 5000, 9216, 30000])),
+                    "bbox": [*(np.array(box[:2]) - rng.random(2)).tolist(), *box[2:]],
+                    "segmentation": mask,
+                }
+            )
+        for _ in range(n_proposals):
+            near = boxes and rng.random() < 0.7
+            box = list(boxes[rng.integers(len(boxes))]) if near else random_box(rng)
+            if near and rng.random() < 0.7:
+                box[rng.integers(4)] += 1
+            record = {
+                "image_id": image["id"],
+                "category_id": int(rng.integers(1, 4)),
+                "score": float(rng.integers(0, 6)) / 5 - 0.4,  # equal scores
+                "segmentation": rectangle(*box),
+            }
+            if with_bbox:
+                record["bbox"] = [*box[:2], *(np.array(box[2:]) + rng.random(2)).tolist()]
+            results.append(record)
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": str(i)} for i in (3, 1, 2)],
+    }, [results[i] for i in rng.permutation(len(results))]
+
+
+def pycocotools_recall(dataset, results, kind):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = json.loads(json.dumps(dataset))
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(json.loads(json.dumps(results))), kind)
+        evaluation.params.useCats = 0
+        evaluation.params.maxDets = list(PROPOSAL_COUNTS)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["recall"][:, 0]
+
+
+def evaluate(dataset, results, **options):
+    evaluator = ProposalEvaluator(**options)
+    for image in dataset["images"]:
+        evaluator.add(
+            image,
+            [record for record in dataset["annotations"] if record["image_id"] == image["id"]],
+            [record for record in results if record["image_id"] == image["id"]],
+        )
+    return evaluator.summarize()
+
+
+def assert_equals_pycocotools(dataset, results):
+    evaluation = evaluate(dataset, results, boundary=False)
+    for summary, kind in ((evaluation.boxes, "bbox"), (evaluation.masks, "segm")):
+        recall = summary.recall[:, :, np.array(PROPOSAL_COUNTS) - 1]
+        assert np.array_equal(recall, pycocotools_recall(dataset, results, kind))
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_recall_equals_pycocotools_bit_for_bit(block):
+    compared = 0
+    for seed in range(1000 * block, 1000 * block + 23):
+        dataset, results = random_dataset(seed)
+        if results:  # pycocotools cannot load an empty list
+            assert_equals_pycocotools(dataset, results)
+            compared += 1
+    assert compared >= 20
+
+
+def test_recall_equals_pycocotools_beyond_1000_proposals():
+    rng = np.random.default_rng(0)
+    dataset, _ = random_dataset(5)
+    results = [
+        {
+            "image_id": image["id"],
+            "category_id": 1,
+            "score": round(rng.random(), 3),
+            "segmentation": rectangle(*random_box(rng)),
+        }
+        for image in dataset["images"][:2]
+        for _ in range(1300)
+    ]
+    assert_equals_pycocotools(dataset, results)
+
+
+IMAGE = {"id": 4, "height": HEIGHT, "width": WIDTH}
+OBJECT = {
+    "id": 1,
+    "image_id": 4,
+    "bbox": [2, 2, 8, 8],
+    "area": 64,
+    "segmentation": rectangle(2, 2, 8, 8),
+}
+PROPOSAL = {"image_id": 4, "score": 0.5, "segmentation": rectangle(2, 2, 8, 8)}
+
+
+def test_found_and_missed_images():
+    evaluator = ProposalEvaluator()
+    evaluator.add(IMAGE, [OBJECT], [PROPOSAL])
+    evaluator.add({**IMAGE, "id": 5}, [OBJECT], [])
+    evaluator.add({**IMAGE, "id": 6}, [], [{**PROPOSAL, "image_id": 6}])
+    evaluator.add({**IMAGE, "id": 7}, [{**OBJECT, "iscrowd": 1}], [])
+    evaluation = evaluator.summarize()
+    assert (evaluation.images, evaluation.objects, evaluation.proposals) == (4, 2, 2)
+    assert evaluation.boxes.average_recall(10) == evaluation.masks.average_recall(10) == 0.5
+
+
+def test_proposals_of_a_foreign_category_count():
+    evaluator = ProposalEvaluator()
+    evaluator.add(IMAGE, [{**OBJECT, "category_id": 1}], [{**PROPOSAL, "category_id": 77}])
+    assert evaluator.summarize().masks.average_recall(1) == 1
+
+
+def test_masks_may_be_polygons_or_uncompressed():
+    polygon = [[2, 2, 10, 2, 10, 10, 2, 10]]
+    counts = [2 * HEIGHT + 2, *[8, 4] * 7, 8, 2 + 6 * HEIGHT]
+    evaluator = ProposalEvaluator()
+    proposal = {**PROPOSAL, "segmentation": {"size": SIZE, "counts": counts}}
+    evaluator.add(IMAGE, [{**OBJECT, "segmentation": polygon}], [proposal])
+    evaluation = evaluator.summarize()
+    assert evaluation.masks.average_recall(1) == evaluation.boxes.average_recall(1) == 1
+
+
+def test_boundary_quality_of_the_best_of_the_first_hundred():
+    shifted = {**PROPOSAL, "segmentation": rectangle(2, 3, 8, 8)}  # IoU 56 / 72
+    low = {**PROPOSAL, "score": 0.1}
+    far = {**PROPOSAL, "segmentation": rectangle(0, 0, 2, 2)}
+    evaluator = ProposalEvaluator()
+    evaluator.add(IMAGE, [OBJECT], [low, shifted] + [far] * 99)  # the perfect one comes too late
+    evaluator.add(IMAGE, [OBJECT], [far])
+    boundary = evaluator.summarize().boundary
+    assert boundary.matched == 1
+    assert boundary.mask_iou == 56 / 72
+    # Boundaries 1 wide: frames of 28 px, which share 7 px of the left and of the right side.
+    assert boundary.boundary_iou == 14 / (28 + 28 - 14)
+
+
+def test_boundary_quality_without_pairs():
+    boundary = ProposalEvaluator().summarize().boundary
+    assert (boundary.boundary_iou, boundary.mask_iou, boundary.matched) == (-1, -1, 0)
+
+
+def test_boxes_alone():
+    evaluator = ProposalEvaluator(masks=False)
+    evaluator.add(
+        IMAGE,
+        [{"bbox": [2, 2, 8, 8], "area": 64}],
+        [{"score": 1, "bbox": [2, 2, 8, 8]}],
+    )
+    evaluation = evaluator.summarize()
+    assert evaluation.boxes.average_recall(1) == 1
+    assert evaluation.masks is None
+    assert evaluation.boundary is None
+
+
+@pytest.mark.parametrize(
+    ("proposal", "message"),
+    [
+        ({"score": float("nan")}, "proposal 1: expected a finite number as 'score', got nan"),
+        ({"score": float("inf")}, "proposal 1: expected a finite number as 'score', got inf"),
+        ({"score": None}, "proposal 1: .*'score', got None; its keys are .'image_id', 'score'"),
+        ({"image_id": 9}, "proposal 1 belongs to image 9"),
+        ({"segmentation": None}, "proposal 1 has neither 'bbox' nor 'segmentation'"),
+        ({"segmentation": None, "bbox": [1, 1, 2, 2]}, "proposal 1 has no 'segmentation'"),
+        ({"segmentation": {"size": [16, 12], "counts": "0"}}, "proposal 1: .*does not fit"),
+        ({"segmentation": {"size": SIZE, "counts": "abc"}}, "proposal 1: .*negative"),
+        (
+            {"segmentation": {"size": SIZE, "counts": "abc"}, "bbox": [1, 1, 2, 2]},
+            "proposal 1: segmentation: .*negative",
+        ),
+        ({"segmentation": {"size": SIZE}}, "proposal 1: segmentation"),
+        ({"segmentation": {"size": SIZE, "counts": 3}}, "proposal 1: segmentation"),
+        ({"bbox": [1, 1, 2]}, r"proposal 1: expected 'bbox' .* got \[1, 1, 2\]"),
+        ({"bbox": [1, 1, -2, 3]}, "proposal 1: expected 'bbox'"),
+        ({"bbox": [1, 1, float("nan"), 3]}, "proposal 1: expected 'bbox'"),
+        ({"bbox": "much"}, "proposal 1: expected 'bbox'"),
+    ],
+)
+def test_malformed_proposals_are_named(proposal, message):
+    proposals = [{**PROPOSAL, "score": 0.1}, {**PROPOSAL, **proposal}]
+    with pytest.raises(ValueError, match=f"image 4, {message}"):
+        ProposalEvaluator().add(IMAGE, [OBJECT], proposals)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"area": None}, "annotation 1: expected 'area'"),
+        ({"bbox": [1]}, "annotation 1: expected 'bbox'"),
+        ({"segmentation": {"size": [1, 1], "counts": "0"}}, "annotation 1: .*does not fit"),
+        ({"segmentation": None}, "annotation 1 has no 'segmentation'"),
+    ],
+)
+def test_malformed_objects_are_named(change, message):
+    with pytest.raises(ValueError, match=f"image 4, {message}"):
+        ProposalEvaluator().add(IMAGE, [{**OBJECT, **change}], [PROPOSAL])
+
+
+def test_partly_labelled_images_are_refused():
+    with pytest.raises(ValueError, match=r'image 4 is marked "complete": false.*not labelled'):
+        ProposalEvaluator().add({**IMAGE, "complete": False}, [OBJECT], [PROPOSAL])
+
+
+def files(tmp_path, dataset, results):
+    truth, proposals = tmp_path / "truth.json", tmp_path / "proposals.json"
+    truth.write_text(json.dumps(dataset))
+    proposals.write_text(json.dumps(results))
+    return load_ground_truth(truth), ResultsFile(proposals)
+
+
+def test_files_give_the_same_figures(tmp_path):
+    dataset, results = random_dataset(1)
+    from_files = evaluate_results(*files(tmp_path, dataset, results))
+    expected = evaluate(dataset, results)
+    assert from_files.images == len(dataset["images"])
+    assert from_files.boundary == expected.boundary
+    assert np.array_equal(from_files.boxes.recall, expected.boxes.recall)
+    assert np.array_equal(from_files.masks.recall, expected.masks.recall)
+
+
+def test_a_file_of_boxes_is_scored_by_boxes(tmp_path):
+    dataset, results = random_dataset(1)
+    boxes = [{k: v for k, v in record.items() if k != "segmentation"} for record in results]
+    evaluation = evaluate_results(*files(tmp_path, dataset, boxes))
+    assert evaluation.masks is None
+    assert np.array_equal(evaluation.boxes.recall, evaluate(dataset, results).boxes.recall)
+
+
+def test_an_empty_file_finds_nothing(tmp_path):
+    evaluation = evaluate_results(*files(tmp_path, random_dataset(1)[0], []))
+    assert evaluation.masks.average_recall(1000) == evaluation.boxes.average_recall(1000) == 0
+
+
+def test_unknown_images_and_bad_records_name_the_file(tmp_path):
+    dataset = {"images": [IMAGE], "annotations": [OBJECT]}
+    foreign = files(tmp_path, dataset, [PROPOSAL, {**PROPOSAL, "image_id": 11}])
+    path = re.escape(str(tmp_path / "proposals.json"))
+    with pytest.raises(ValueError, match=f"{path}: 1 image ids, the first 11, are not in"):
+        evaluate_results(*foreign)
+    bad = files(tmp_path, dataset, [PROPOSAL, {**PROPOSAL, "score": None}])
+    with pytest.raises(ValueError, match=f"{path} .*: image 4, proposal 1: .*'score'"):
+        evaluate_results(*bad)
