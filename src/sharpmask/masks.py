@@ -54,7 +54,7 @@ def paste(
     pixels = Image.fromarray(mask).resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=box
     )
-    return np.asarray(pixels) > round(threshold * 255), top, left
+    return np.asarray(pixels) > int(threshold * 255), top, left
 
 
 def encode(
@@ -71,6 +71,8 @@ def encode(
     seam = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate([seam, seam + 1]))
     counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+    if counts[-1] == 0:  # the image's last pixel is in the mask
+        counts = counts[:-1]
     rle = hotcoco.mask.frPyObjects(
         {"size": [height, width], "counts": counts.tolist()}, height, width
     )
@@ -155,12 +157,16 @@ def _checked_rle(rle: Mapping[str, Any], image_size: tuple[int, int]) -> Rle:
         )
     try:
         read = hotcoco.mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        total = hotcoco.mask.decode(read).shape
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"segmentation: {error}") from None
-    assert total == (height, width)
     counts = read["counts"]
-    return {
-        "size": [height, width],
-        "counts": counts.decode() if isinstance(counts, bytes) else counts,
-    }
+    # Runs that are too long for the image were refused; too short are those that fit a smaller one.
+    smaller = height * width - 1
+    try:
+        hotcoco.mask.frPyObjects({"size": [1, smaller], "counts": counts}, 1, smaller)
+    except ValueError:
+        return {
+            "size": [height, width],
+            "counts": counts.decode() if isinstance(counts, bytes) else counts,
+        }
+    raise ValueError(f"segmentation: the RLE ends before the image, {[height, width]}, does")

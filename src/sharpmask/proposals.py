@@ -19,7 +19,7 @@ class Proposals:
 
     Attributes:
         image: The photo, RGB.
-        scores: Objectness, 0 to 1.
+        scores: 0 to 1, descending.
         windows: Where each patch lies in the image, xyxy pixels; may reach beyond the image.
         patch_masks: Mask probabilities times 255 in the patch frame; a thousand of them take 26 MB
             where full-size masks would take 300 MB and more.
@@ -102,14 +102,18 @@ class Proposals:
             )
         ]
 
-    def suppressed(self, threshold: float) -> "Proposals":
-        """Without those whose mask IoU with a better one exceeds ``threshold`` (greedy)."""
-        repeats = masks.rle_iou(self._rles, self._rles) > threshold
-        alive = np.ones(len(self), bool)
+    def repeats(self, threshold: float) -> Bool[np.ndarray, " n"]:
+        """Which have a mask IoU above ``threshold`` with an earlier one that is no repeat."""
+        alike = masks.rle_iou(self._rles, self._rles) > threshold
+        repeats = np.zeros(len(self), bool)
         for index in range(len(self)):
-            if alive[index]:
-                alive[index + 1 :] &= ~repeats[index, index + 1 :]
-        return self[alive]
+            if not repeats[index]:
+                repeats[index + 1 :] |= alike[index, index + 1 :]
+        return repeats
+
+    def suppressed(self, threshold: float) -> "Proposals":
+        """Without the repeats: greedy non-maximum suppression."""
+        return self[~self.repeats(threshold)]
 
     def plot(self, count: int = 10, repeats: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """The best ``count`` masks drawn on the photo, the best on top.

@@ -27,8 +27,8 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     num_proposals: Annotated[int, typer.Option(help="Most masks for a photo.")] = 1000,
     scales: Annotated[str, typer.Option(help="default, zoom or zoom2.")] = "default",
-    mask_threshold: Annotated[float, typer.Option(help="See propose.")] = 0.2,
-    suppression: Annotated[float | None, typer.Option(help="See propose.")] = None,
+    mask_threshold: Annotated[float, typer.Option(help="See propose.")] = 0.35,
+    suppression: Annotated[float, typer.Option(help="See propose.")] = 0.7,
     first: Annotated[int | None, typer.Option(help="Only so many photos, by id.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:

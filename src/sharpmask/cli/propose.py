@@ -28,16 +28,16 @@ def propose(
     ] = "default",
     mask_threshold: Annotated[
         float, typer.Option(help="Probability above which a pixel belongs to the object.")
-    ] = 0.2,
+    ] = 0.35,
     suppression: Annotated[
-        float | None, typer.Option(help="Drop a mask whose IoU with a better one exceeds this.")
-    ] = None,
+        float, typer.Option(help="Rank masks last whose IoU with a better one exceeds this.")
+    ] = 0.7,
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
     overlay_masks: Annotated[int, typer.Option(help="How many to draw.")] = 10,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     torch7: Annotated[
         bool,
-        typer.Option("--torch7", help="Repeat the arithmetic of FAIR's code and its lost cell."),
+        typer.Option("--torch7", help="FAIR's arithmetic, lost cell and all."),
     ] = False,
 ) -> None:
     """Find objects in photos: writes proposals.json (COCO results) and overlay pictures.
@@ -46,14 +46,20 @@ def propose(
     """
     with clear_errors():
         paths = list_images(images)
-        proposer = (Torch7Proposer if torch7 else Proposer)(
-            load(weights),
-            num_proposals=num_proposals,
-            scales=scales,
-            mask_threshold=mask_threshold,
-            suppression=suppression,
-            device=device,
-        )
+        model = load(weights)
+        if torch7:
+            proposer: Proposer = Torch7Proposer(
+                model, num_proposals=num_proposals, scales=scales, device=device
+            )
+        else:
+            proposer = Proposer(
+                model,
+                num_proposals=num_proposals,
+                scales=scales,
+                mask_threshold=mask_threshold,
+                suppression=suppression,
+                device=device,
+            )
         output.mkdir(parents=True, exist_ok=True)
         pictures = overlay_paths(paths, output)
         if overlay and len(paths) > 1:

@@ -148,7 +148,8 @@ class ResultsFile:
                     chunk = file.read(_CHUNK_BYTES)
                     if not chunk or len(text) - at > _CHUNK_BYTES:
                         raise ValueError(
-                            f"{self.path}: broken JSON at byte {offset + at}; was the file cut off?"
+                            f"{self.path}: broken JSON at byte {offset + at}; is a record longer "
+                            f"than {_CHUNK_BYTES} bytes, or the file cut off?"
                         ) from None
                     text, offset, at = text[at:] + chunk.decode("latin-1"), offset + at, 0
                     continue

@@ -116,6 +116,7 @@ def plot_recall_by_proposals(method: str, evaluation: Evaluation) -> Figure:
             if objects:
                 label = f"{area}: AUC {100 * summary.auc(area):.1f}"
                 axes.semilogx(counts, 100 * summary.curve(area), color=colour, label=label)
+        axes.set_xticks(PROPOSAL_COUNTS, [str(count) for count in PROPOSAL_COUNTS])
         _finish(axes, "proposals per image", "average recall (%)")
     return figure
 

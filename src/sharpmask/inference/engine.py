@@ -1,6 +1,6 @@
 """What the proposer needs of a network, and the plain torch implementation of it."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from sharpmask.models.deepmask import Features
 from sharpmask.models.weights import Model
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Reads an image once, scores all its cells, decodes masks for the cells that won."""
 

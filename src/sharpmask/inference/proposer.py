@@ -5,7 +5,7 @@ masks are decoded for those alone, from features that were computed once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -22,8 +22,8 @@ from sharpmask.proposals import Proposals
 
 DECODE_BATCH = 128
 """Windows refined at once: bounds memory, larger is no faster."""
-CANDIDATES = 2
-"""Masks decoded for each one asked for when suppression will drop some."""
+CANDIDATES = 500
+"""Masks decoded at least, to be ranked by their quality and against each other."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,10 @@ class Proposer:
         scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), or
             octaves.
         mask_threshold: Probability above which a pixel belongs to the object.
-        suppression: Mask IoU above which the lower-scored of two proposals is dropped; None keeps
-            all, as the paper does.
+        quality_exponent: Proposals are ranked by score * quality ** quality_exponent, where quality
+            is the mean probability inside the mask; 0 ranks by the score alone, as the paper does.
+        suppression: A mask whose IoU with a better one exceeds this is ranked behind all that
+            repeat none; 1 leaves the order alone, as the paper does.
         image_size: Photos whose longer side exceeds this many pixels are first reduced to it, so
             that the pyramid's scales mean what they mean on COCO. Masks come at the photo's own
             size.
@@ -67,16 +69,20 @@ class Proposer:
         *,
         num_proposals: int = 100,
         scales: str | Sequence[float] = "default",
-        mask_threshold: float = 0.2,
-        suppression: float | None = None,
+        mask_threshold: float = 0.35,
+        quality_exponent: float = 2.0,
+        suppression: float = 0.7,
         image_size: int = 640,
         device: str = "auto",
     ) -> None:
         if num_proposals < 1:
             raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
-        for name, value in (("mask_threshold", mask_threshold), ("suppression", suppression)):
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"{name}: expected a number between 0 and 1, got {value}")
+        if not 0 < mask_threshold < 1:
+            raise ValueError(f"mask_threshold: expected between 0 and 1, got {mask_threshold}")
+        if not 0 < suppression <= 1:
+            raise ValueError(f"suppression: expected above 0, at most 1, got {suppression}")
+        if not 0 <= quality_exponent < np.inf:
+            raise ValueError(f"quality_exponent: expected 0 or more, got {quality_exponent}")
         if image_size < 32:
             raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
         self.octaves = octaves_of(scales)
@@ -84,6 +90,7 @@ class Proposer:
         self.engine: Engine = TorchEngine(model, choose_device(device)) if is_model else model  # type: ignore[arg-type, assignment]
         self.num_proposals = num_proposals
         self.mask_threshold = mask_threshold
+        self.quality_exponent = quality_exponent
         self.suppression = suppression
         self.image_size = image_size
 
@@ -98,7 +105,8 @@ class Proposer:
         """
         pixels = read_image(image)
         levels = list(self.levels(pixels))
-        count = self.num_proposals * (CANDIDATES if self.suppression else 1)
+        reranks = self.quality_exponent > 0 or self.suppression < 1
+        count = max(self.num_proposals, CANDIDATES if reranks else 0)
         numbers, cells, scores = self.select([level.scores for level in levels], count)
         windows = np.zeros((len(cells), 4))
         masks: UInt8[np.ndarray, "n s s"] | None = None
@@ -111,11 +119,22 @@ class Proposer:
                 masks[part] = np.rint(sigmoid(logits) * 255)
                 windows[part] = self.windows(cells[part], pixels.shape[:2], level.scaled_size)
         assert masks is not None
-        proposals = Proposals(pixels, sigmoid(scores), windows, masks, self.mask_threshold)
-        proposals = proposals[proposals.areas > 0]
-        if self.suppression:
-            proposals = proposals.suppressed(self.suppression)[: self.num_proposals]
-        return proposals
+        scores = sigmoid(scores) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
+        order = np.argsort(-scores, kind="stable")
+        proposals = Proposals(
+            pixels, scores[order], windows[order], masks[order], self.mask_threshold
+        )
+        return self.demote_repeats(proposals[proposals.areas > 0])[: self.num_proposals]
+
+    def demote_repeats(self, proposals: Proposals) -> Proposals:
+        """Rank masks that repeat a better one behind all others, and lower their scores to fit."""
+        if self.suppression == 1 or not len(proposals):
+            return proposals
+        repeats = proposals.repeats(self.suppression)
+        scores = proposals.scores.copy()
+        scores[repeats] *= scores[~repeats].min()
+        order = np.argsort(repeats, kind="stable")
+        return replace(proposals, scores=scores)[order]
 
     def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Level]:
         """The pyramid of a photo, each scale read and scored."""
@@ -160,6 +179,13 @@ class Proposer:
     ) -> Float[np.ndarray, "n 4"]:
         """Windows (xyxy, pixels of the image) of the cells of a pyramid scale."""
         return self.engine.geometry.cells_to_windows(cells, image_size, size)
+
+
+def mask_quality(masks: UInt8[np.ndarray, "n s s"], threshold: float) -> Float[np.ndarray, " n"]:
+    """Mean probability inside each mask; 0 for an empty one."""
+    # One by one: the arrays in between stay in the cache.
+    inside = (mask[mask > round(threshold * 255)] for mask in masks)
+    return np.array([part.mean() / 255 if part.size else 0.0 for part in inside], np.float32)
 
 
 def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:

@@ -1,5 +1,6 @@
 """Full-image inference with the arithmetic of FAIR's released code, for comparison with it."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 
+from sharpmask.inference.engine import Engine
 from sharpmask.inference.proposer import Proposer
+from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.sharpmask import SharpMask
 
 
 class Torch7Proposer(Proposer):
@@ -16,6 +20,26 @@ class Torch7Proposer(Proposer):
     Its pyramid is neither antialiased nor rounded to whole strides, each mask is decoded and pasted
     one cell up and right of the one that was scored, and windows lie at whole pixels.
     """
+
+    def __init__(
+        self,
+        model: DeepMask | SharpMask | Engine,
+        *,
+        num_proposals: int = 500,
+        scales: str | Sequence[float] = "default",
+        mask_threshold: float = 0.2,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(
+            model,
+            num_proposals=num_proposals,
+            scales=scales,
+            mask_threshold=mask_threshold,
+            quality_exponent=0,
+            suppression=1,
+            image_size=sys.maxsize,
+            device=device,
+        )
 
     def scale(
         self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]

@@ -30,6 +30,9 @@ WITHOUT_PARAMETERS = {
     *("SpatialMaxPooling", "SpatialAveragePooling", "SpatialZeroPadding"),
     *("SpatialSymmetricPadding", "SpatialReSamplingEx", "SpatialUpSamplingNearest"),
 }
+MAX_DEPTH = 16
+MAX_LEAVES = 1000
+"""Bounds of a module tree; FAIR's nest 9 deep and have some 200 leaves."""
 PARAMETERS = ("weight", "bias", "running_mean", "running_var", "a", "b")
 
 
@@ -167,7 +170,8 @@ def layers(module: TorchObject, path: str) -> Iterator[Layer]:
             affine(last, array(leaf, "a", place), array(leaf, "b", place))
         elif last and kind in NORMS and found == {"weight", "bias", "running_mean", "running_var"}:
             eps = leaf.fields.get("eps", 1e-5)
-            assert isinstance(eps, float)
+            if not isinstance(eps, float):
+                raise Torch7Error(f"{place}: eps is no number")
             gain = array(leaf, "weight", place) / np.sqrt(array(leaf, "running_var", place) + eps)
             shift = array(leaf, "bias", place) - array(leaf, "running_mean", place) * gain
             affine(last, gain, shift)
@@ -180,6 +184,8 @@ def layers(module: TorchObject, path: str) -> Iterator[Layer]:
 
 def affine(layer: Layer, gain: Array, shift: Array) -> None:
     """Fold x -> gain * x + shift into the layer before it."""
+    # SpatialConstDiagonal keeps its vectors as (1, channels, 1, 1).
+    gain, shift = gain.reshape(-1), shift.reshape(-1)
     if not len(gain) == len(shift) == len(layer.weight):
         raise Torch7Error(f"{layer.path}: {len(layer.weight)} channels, then a map of {len(gain)}")
     shape = (-1, *(1,) * (layer.weight.ndim - 1))
@@ -189,11 +195,21 @@ def affine(layer: Layer, gain: Array, shift: Array) -> None:
 
 def leaves(module: TorchObject, path: str) -> Iterator[tuple[str, TorchObject]]:
     """The modules below a module that contain no others, with their paths."""
+    # A file may nest a container in itself, or one in another over and over.
+    if path.count(".") > MAX_DEPTH:
+        raise Torch7Error(f"{path}: modules are nested too deeply")
     if module.class_name.rpartition(".")[2] not in CONTAINERS:
         yield path, module
         return
-    for index, inner in enumerate(table(module, "modules", 1), 1):
-        yield from leaves(inner, f"{path}.{index}")
+    found = (
+        leaf
+        for index, inner in enumerate(table(module, "modules", 1), 1)
+        for leaf in leaves(inner, f"{path}.{index}")
+    )
+    for count, leaf in enumerate(found):
+        if count == MAX_LEAVES:
+            raise Torch7Error(f"{path}: more than {MAX_LEAVES} modules")
+        yield leaf
 
 
 def child(source: TorchObject, key: str) -> TorchObject:
@@ -219,7 +235,7 @@ def number(source: TorchObject, key: str) -> int:
     """A field that must be a whole number."""
     value = source.fields.get(key)
     if not isinstance(value, float) or not value.is_integer():
-        raise Torch7Error(f"{source.class_name}: {key} is {value!r}, expected a whole number")
+        raise Torch7Error(f"{source.class_name}: {key} is no whole number")
     return int(value)
 
 

@@ -166,7 +166,7 @@ def _download(repository: str) -> Path:
     try:
         return Path(hf_hub_download(repository, "model.safetensors"))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).split("\n")[0]
         raise WeightsError(f"{repository}: cannot be fetched from Hugging Face: {reason}") from None
 
 
@@ -205,7 +205,8 @@ def load_backbone(backbone: Backbone, source: str | os.PathLike[str]) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-            raise WeightsError(f"{path}: {str(error).splitlines()[0]}") from None
+            reason = str(error).split("\n")[0] or "empty or cut short"
+            raise WeightsError(f"{path}: {reason}") from None
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):

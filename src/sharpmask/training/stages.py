@@ -1,6 +1,7 @@
 """The two stages of training: DeepMask, then the refinement on top of it (section 3.3)."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,13 @@ def train(
         workers=workers,
     )
     if fabric.is_global_zero:
-        save(model, output / "model.safetensors", metadata={"figures": figures})
+        objects = sum(len(image.instances) for image in data.images)
+        metadata = {
+            "recipe": asdict(recipe),
+            "data": {"photos": len(data.images), "objects": objects},
+            "validation": figures,
+        }
+        save(model, output / "model.safetensors", metadata=metadata)
     return figures
 
 
