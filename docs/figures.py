@@ -50,6 +50,24 @@ def patches() -> str:
     return table(header, rows)
 
 
+def card(name: str) -> str:
+    """What a shipped model says of itself."""
+    from sharpmask.models.weights import load, read_metadata, resolve
+
+    metadata = read_metadata(name)
+    size = resolve(name).stat().st_size
+    parameters = sum(p.numel() for p in load(name).parameters())
+    data, recipe = metadata["data"], metadata["recipe"]
+    rows = [
+        ["architecture", f"`{json.dumps(metadata['architecture'])}`"],
+        ["size", f"{parameters:,} parameters, {size / 1e6:.1f} MB (float16)"],
+        ["trained on", f"{data['source']}; {data['objects']} objects in {data['photos']} photos"],
+        ["recipe", f"`{json.dumps(recipe)}`"],
+        ["licence", metadata["licence"]],
+    ]
+    return table(["", name], rows)
+
+
 def speed() -> str:
     """Dense pass, refinement, memory, training speed."""
     dense, memory, training = result("dense_pass"), result("memory"), result("training_speed")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import settings
+
 from synthetic_coco import CocoFolder, write_coco
 
 # Examples are the same in every run, and a busy machine is not a failure.

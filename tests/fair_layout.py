@@ -58,7 +58,12 @@ class FairLayout:
         shift = self.rng.normal(size=len(weight)) if self.biases else bias
         raw = (weight / gain[:, None, None, None]).astype(np.float32)
         own = ((bias - shift) / gain).astype(np.float32) if self.biases else None
-        norm = {"a": gain.astype(np.float32), "b": shift.astype(np.float32)}
+        # The older class keeps its vectors as (1, channels, 1, 1).
+        shape = (-1,) if self.affine == "inn.ConstAffine" else (1, -1, 1, 1)
+        norm = {
+            "a": gain.astype(np.float32).reshape(shape),
+            "b": shift.astype(np.float32).reshape(shape),
+        }
         return [*self.conv(raw, own, layer.stride[0]), LuaObject(self.affine, norm)]
 
     def simple(self, layer: torch.nn.Module) -> list[LuaObject]:

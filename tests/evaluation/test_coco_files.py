@@ -48,7 +48,7 @@ def test_masks_are_noticed(tmp_path):
         ([{"image_id": True}], "record 0 needs an integer image_id"),
         ([{"image_id": 2**70}], "record 0 needs an integer image_id"),
         ('[{"image_id": 1}, {"image_id": 2', "broken JSON at byte 18;"),
-        ('[{"image_id": 1}', "broken JSON at byte 16; .*cut off"),
+        ('[{"image_id": 1}', "broken JSON at byte 16; is .* cut off"),
         ('[{"image_id": 1}, oops]', "broken JSON at byte 18;"),
         ("[" + "[" * 100_000, "broken JSON at byte 1;"),
     ],
@@ -56,6 +56,15 @@ def test_masks_are_noticed(tmp_path):
 def test_broken_results_are_refused(tmp_path, content, message):
     path = write(tmp_path / "results.json", content)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}: .*{message}"):
+        ResultsFile(path)
+
+
+def test_a_broken_record_does_not_pull_the_rest_of_a_large_file_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(coco_files, "_CHUNK_BYTES", 100)
+    path = write(tmp_path / "results.json", [{"image_id": 1, "note": "x" * 300}])
+    with pytest.raises(
+        ValueError, match="broken JSON at byte 1; is a record longer than 100 bytes"
+    ):
         ResultsFile(path)
 
 

@@ -131,6 +131,27 @@ def test_recall_equals_pycocotools_beyond_1000_proposals():
     assert_equals_pycocotools(dataset, results)
 
 
+def test_equal_overlaps_are_settled_in_the_order_of_categories():
+    left, right, both = rectangle(2, 2, 3, 4), rectangle(3, 2, 3, 4), rectangle(2, 2, 4, 4)
+    common = {"image_id": 4, "iscrowd": 0, "area": 12, "bbox": [2, 2, 3, 4]}
+    dataset = {
+        "images": [{"id": 4, "height": HEIGHT, "width": WIDTH}],
+        "annotations": [
+            {**common, "id": 1, "category_id": 2, "segmentation": left},
+            {**common, "id": 2, "category_id": 1, "segmentation": right},
+        ],
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+    }
+    # The best proposal overlaps both by 3/4 and takes the later, which must be the left one.
+    results = [
+        {"image_id": 4, "category_id": 1, "score": 0.9, "segmentation": both},
+        {"image_id": 4, "category_id": 1, "score": 0.8, "segmentation": right},
+    ]
+    assert_equals_pycocotools(dataset, results)
+    recall = evaluate(dataset, results).masks.recall[:, 0, 1]
+    assert recall.tolist() == [1] * 6 + [0.5] * 4
+
+
 IMAGE = {"id": 4, "height": HEIGHT, "width": WIDTH}
 OBJECT = {
     "id": 1,
@@ -184,7 +205,10 @@ def test_boundary_quality_of_the_best_of_the_first_hundred():
 
 
 def test_boundary_quality_without_pairs():
-    boundary = ProposalEvaluator().summarize().boundary
+    evaluator = ProposalEvaluator()
+    half = {**PROPOSAL, "segmentation": rectangle(2, 2, 8, 4)}  # an IoU of 1/2 is too little
+    evaluator.add(IMAGE, [OBJECT], [half])
+    boundary = evaluator.summarize().boundary
     assert (boundary.boundary_iou, boundary.mask_iou, boundary.matched) == (-1, -1, 0)
 
 
@@ -220,14 +244,20 @@ def test_boxes_alone():
         ({"segmentation": {"size": SIZE, "counts": 3}}, "proposal 1: segmentation"),
         ({"bbox": [1, 1, 2]}, r"proposal 1: expected 'bbox' .* got \[1, 1, 2\]"),
         ({"bbox": [1, 1, -2, 3]}, "proposal 1: expected 'bbox'"),
-        ({"bbox": [1, 1, float("nan"), 3]}, "proposal 1: expected 'bbox'"),
+        ({"bbox": [1, float("nan"), 2, 3]}, "proposal 1: expected 'bbox'"),
+        ({"bbox": [1, 1, 2, float("inf")]}, "proposal 1: expected 'bbox'"),
         ({"bbox": "much"}, "proposal 1: expected 'bbox'"),
     ],
 )
 def test_malformed_proposals_are_named(proposal, message):
     proposals = [{**PROPOSAL, "score": 0.1}, {**PROPOSAL, **proposal}]
+    evaluator = ProposalEvaluator()
     with pytest.raises(ValueError, match=f"image 4, {message}"):
-        ProposalEvaluator().add(IMAGE, [OBJECT], proposals)
+        evaluator.add(IMAGE, [OBJECT], proposals)
+    evaluation = evaluator.summarize()
+    assert (
+        evaluation.images == evaluation.boxes.objects.sum() == evaluation.masks.objects.sum() == 0
+    )
 
 
 @pytest.mark.parametrize(

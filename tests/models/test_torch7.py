@@ -134,6 +134,24 @@ def test_unknown_and_left_over_parameters_are_errors(tmp_path):
         converting(lambda fields: fields["maskBranch"].fields["modules"].__setitem__(3, extra))
 
 
+def test_modules_that_contain_themselves_are_refused(tmp_path):
+    tree = FairLayout().deepmask(random_model(THIN))
+    modules = tree["model"].fields["trunk"].fields["modules"]
+    modules[3] = tree["model"].fields["trunk"]
+    write_torch7(tmp_path / "x.t7", tree)
+    with pytest.raises(Torch7Error, match="nested too deeply"):
+        convert_torch7(tmp_path / "x.t7")
+    # Ten levels that each hold the next one twelve times: 12^10 leaves in a small file.
+    layout = FairLayout()
+    module = layout.plain("nn.Identity")
+    for _ in range(10):
+        module = layout.sequential(*[module] * 12)
+    modules[3] = module
+    write_torch7(tmp_path / "x.t7", tree)
+    with pytest.raises(Torch7Error, match="more than 1000 modules"):
+        convert_torch7(tmp_path / "x.t7")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

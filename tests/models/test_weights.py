@@ -4,6 +4,7 @@ import pickle
 import re
 import struct
 import zipfile
+from contextlib import suppress
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def path(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-def refused(path, message, call=load):
+def refused(path, message=None, call=load):
     """The error names the file and says what is the matter, on one line."""
     with pytest.raises(WeightsError, match=message) as caught:
         call(path)
@@ -156,15 +157,23 @@ def test_a_failed_save_leaves_the_old_file(path, monkeypatch):
     save(build(DEEPMASK), path)
     before = path.read_bytes()
 
-    def fail(tensors, file, metadata):
-        file.write_bytes(b"half a fi")
+    def fail(file):
         raise OSError("disk full")
 
-    monkeypatch.setattr(weights, "save_file", fail)
+    monkeypatch.setattr(weights.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         save(build(DEEPMASK), path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_saved_file_is_readable_as_any_new_file_is(path):
+    mask = os.umask(0o022)
+    try:
+        save(build(DEEPMASK), path)
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_folder_stands_for_the_model_in_it(path):
@@ -206,12 +215,13 @@ def test_a_repository_is_asked_for_its_model(monkeypatch, path):
     assert asked == [("someone/some-model", "model.safetensors")]
 
 
-def test_an_unreachable_repository_is_one_line(monkeypatch):
+@pytest.mark.parametrize("reason", ["no route\nto host", ""])
+def test_an_unreachable_repository_is_one_line(monkeypatch, reason):
     def fail(*_):
-        raise OSError("no route\nto host")
+        raise OSError(reason)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    refused("someone/some-model", "cannot be fetched from Hugging Face: no route")
+    refused("someone/some-model", "cannot be fetched from Hugging Face: (no route)?$")
 
 
 # --- files that are no models ---
@@ -240,23 +250,24 @@ def test_pickles_are_refused_and_nothing_in_them_runs(tmp_path):
     marker = tmp_path / "ran"
     for bomb in bombs(tmp_path, marker):
         for call in (load, lambda path: load_backbone(MobileNetV2(), path), read_metadata):
-            refused(bomb, "", call)
+            refused(bomb, call=call)
             assert not marker.exists()
+        with suppress(RuntimeError):  # the bomb does go off where it can
+            torch.load(bomb, weights_only=False)
+        assert marker.exists()
+        marker.rmdir()
         renamed = bomb.with_suffix(".safetensors")
         bomb.rename(renamed)
         for call in (load, lambda path: load_backbone(MobileNetV2(), path)):
             refused(renamed, "not a readable safetensors file", call)
             assert not marker.exists()
-        torch.load(renamed, weights_only=False)  # the bomb does go off where it can
-        assert marker.exists()
-        marker.rmdir()
 
 
 def test_files_that_are_no_safetensors(path):
     for content in (b"", b"Hello, world\n" * 9, b"\x89PNG\r\n\x1a\n", struct.pack("<Q", 2**60)):
         path.write_bytes(content)
         for call in (load, read_safetensors, read_metadata):
-            refused(path, "not a readable safetensors file", call)
+            refused(path, "not a readable (safetensors|model) file", call)
 
 
 def test_truncated_files(path):
@@ -272,7 +283,7 @@ def test_safetensors_that_are_no_model_of_ours(path):
     refused(path, "not a sharpmask model file.*--init")
     save_file({"conv1.weight": torch.zeros(2)}, path, {"format": "pt"})
     refused(path, "not a sharpmask model file")
-    refused(path, "metadata", read_metadata)  # not JSON
+    refused(path, "not a readable model file: Expecting value", read_metadata)
 
 
 @pytest.mark.parametrize(
@@ -283,8 +294,8 @@ def test_safetensors_that_are_no_model_of_ours(path):
         ("7", "architecture"),
         ("null", "architecture"),
         ('{"model": "sharpmask", "deepmask": 7}', "architecture"),
-        ('{"model": "deepmask", "vector": -1}', ""),
-        ('{"model": "deepmask", "bottleneck_channels": 1000000000000}', ""),
+        ('{"model": "deepmask", "vector": -1}', None),
+        ('{"model": "deepmask", "bottleneck_channels": 1000000000000}', None),
     ],
 )
 def test_damaged_architectures(path, architecture, message):
@@ -358,9 +369,16 @@ def test_batch_norm_is_folded_on_loading(tmp_path, suffix):
         ),
         ({"bn9.running_mean": torch.zeros(1)}, "has no convolution 'conv9'"),
         ({"odd.running_mean": torch.zeros(1)}, "odd"),
-        ({"bn1.running_mean": torch.zeros(4)}, "bn1"),  # without its variance
+        ({"bn1.running_mean": torch.zeros(4)}, "batch norm 'bn1' lacks its running_var"),
+        (
+            {
+                f"bn1.{part}": torch.ones(5)
+                for part in ("running_mean", "running_var", "weight", "bias")
+            },
+            "size of tensor",
+        ),
     ],
-    ids=["missing", "extra", "misshapen", "no convolution", "odd norm", "half a norm"],
+    ids=["missing", "extra", "misshapen", "no conv", "odd norm", "half a norm", "wide norm"],
 )
 def test_files_of_another_net_are_refused_whole(tmp_path, change, message, suffix):
     state = imagenet_state() | change
@@ -394,7 +412,7 @@ def test_pth_files_that_are_damaged(tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"Hello", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        refused(path, "", lambda p: load_backbone(thin(), p))
+        refused(path, call=lambda p: load_backbone(thin(), p))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "not a checkpoint")
-    refused(path, "", lambda p: load_backbone(thin(), p))
+    refused(path, call=lambda p: load_backbone(thin(), p))

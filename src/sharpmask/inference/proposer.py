@@ -78,9 +78,11 @@ class Proposer:
         if num_proposals < 1:
             raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
         if not 0 < mask_threshold < 1:
-            raise ValueError(f"mask_threshold: expected between 0 and 1, got {mask_threshold}")
+            raise ValueError(
+                f"mask_threshold: expected a number between 0 and 1, got {mask_threshold}"
+            )
         if not 0 < suppression <= 1:
-            raise ValueError(f"suppression: expected above 0, at most 1, got {suppression}")
+            raise ValueError(f"suppression: expected a number between 0 and 1, got {suppression}")
         if not 0 <= quality_exponent < np.inf:
             raise ValueError(f"quality_exponent: expected 0 or more, got {quality_exponent}")
         if image_size < 32:
@@ -119,6 +121,7 @@ class Proposer:
                 masks[part] = np.rint(sigmoid(logits) * 255)
                 windows[part] = self.windows(cells[part], pixels.shape[:2], level.scaled_size)
         assert masks is not None
+        # Deviation: ranking
         scores = sigmoid(scores) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
         order = np.argsort(-scores, kind="stable")
         proposals = Proposals(
@@ -184,7 +187,7 @@ class Proposer:
 def mask_quality(masks: UInt8[np.ndarray, "n s s"], threshold: float) -> Float[np.ndarray, " n"]:
     """Mean probability inside each mask; 0 for an empty one."""
     # One by one: the arrays in between stay in the cache.
-    inside = (mask[mask > round(threshold * 255)] for mask in masks)
+    inside = (mask[mask > int(threshold * 255)] for mask in masks)
     return np.array([part.mean() / 255 if part.size else 0.0 for part in inside], np.float32)
 
 

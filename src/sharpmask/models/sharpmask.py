@@ -60,7 +60,7 @@ class RefinementModule(nn.Module):
             )  # fmt: skip
         # Deviation: no-vertical
         self.mask = (
-            nn.Sequential(Conv2d(mask_channels, mask_channels), nn.ReLU())
+            nn.Sequential(Conv2d(mask_channels, mask_channels), nn.ReLU(inplace=True))
             if vertical
             else nn.Identity()
         )
@@ -87,7 +87,7 @@ class RefinementModule(nn.Module):
         if hasattr(self, "fuse"):
             return F.relu(self.fuse(torch.cat([lateral, mask], dim=1)))  # type: ignore[list-item]
         mask = self.vertical(mask)
-        return F.relu(mask if lateral is None else mask + lateral)
+        return F.relu(mask if lateral is None else mask.add_(lateral), inplace=True)
 
 
 class SharpMask(nn.Module):

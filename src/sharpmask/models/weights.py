@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from sharpmask.models.backbones import Backbone, fold_batch_norm
@@ -81,8 +81,10 @@ def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        save_file(tensors, temporary, metadata)
-        with temporary.open("rb") as file:
+        # Not save_file: its files are readable by their owner only.
+        with temporary.open("wb") as file:
+            file.write(serialize(tensors, metadata))
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

@@ -176,10 +176,10 @@ def fit(
                         checkpoint, model=model, average=average, optimizer=optimizer,
                         recipe=recipe, step=done,
                     )  # fmt: skip
-                if log and measured:
+                if log and measured and validate:
                     with averaged(model, average):
                         model.eval()
-                        figures = validate(model) if validate else {}
+                        figures = validate(model)
                     log.write(done, {f"val_{name}": value for name, value in figures.items()})
                 fabric.barrier()
                 if stop and done < recipe.steps:

@@ -1,0 +1,307 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from typer.testing import CliRunner
+
+import sharpmask
+from sharpmask.cli.main import app
+from sharpmask.cli.propose import image_ids, overlay_paths
+from sharpmask.models.weights import build, save
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A model file: a SharpMask with random weights, as thin as they come."""
+    torch.manual_seed(0)
+    deepmask = {"model": "deepmask", "bottleneck_channels": 8}
+    model = build(
+        {"model": "sharpmask", "deepmask": deepmask, "mask_channels": 16, "skip_channels": 8}
+    )
+    path = tmp_path_factory.mktemp("weights") / "thin.safetensors"
+    save(model, path)
+    return path
+
+
+@pytest.fixture
+def propose(weights, tmp_path):
+    """Run the command; results go to ``tmp_path / "out"``."""
+
+    def propose(*arguments, **given):
+        options = {"weights": weights, "output": tmp_path / "out", "num-proposals": 3} | given
+        flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        result = CliRunner().invoke(app, ["propose", *map(str, arguments), *flags])
+        assert "Traceback" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return propose
+
+
+def write_photo(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def results(folder):
+    return json.loads((folder / "proposals.json").read_text())
+
+
+def assert_one_line(result, *parts, status=2):
+    assert result.exit_code == status
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("sharpmask: ")
+    for part in parts:
+        assert part in line
+
+
+# --- what is written ---
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
+def test_one_photo(tmp_path, propose):
+    photo = write_photo(tmp_path / "000000000139.png")
+    result = propose(photo)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    path = tmp_path / "out" / "proposals.json"
+    assert result.stdout == f"3 proposals for 1 of 1 photos in {path}\n"
+    records = results(tmp_path / "out")
+    assert [record["image_id"] for record in records] == [139] * 3
+    assert {record["file_name"] for record in records} == {str(photo)}
+    scores = [record["score"] for record in records]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < score < 1 for score in scores)
+    # COCO's own tools read them.
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": 139, "height": SIZE[0], "width": SIZE[1]}],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [],
+    }
+    truth.createIndex()
+    loaded = truth.loadRes(str(path))
+    assert len(loaded.anns) == 3
+    for annotation in loaded.anns.values():
+        mask = loaded.annToMask(annotation)
+        assert mask.shape == SIZE
+        rows, columns = np.nonzero(mask)
+        left, top, width, height = annotation["bbox"]
+        assert (left, top) == (columns.min(), rows.min())
+        assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)
+        assert coco_mask.area(annotation["segmentation"]) == mask.sum()
+    overlay = np.asarray(Image.open(tmp_path / "out" / "overlay.png"))
+    assert overlay.shape == (*SIZE, 3)
+    assert not np.array_equal(overlay, np.asarray(Image.open(photo)))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["overlay.png", "proposals.json"]
+
+
+def test_without_overlays(tmp_path, propose):
+    photos = [write_photo(tmp_path / f"{name}.png") for name in "ab"]
+    for chosen in (photos, photos[:1]):
+        result = propose("--no-overlay", *chosen)
+        assert result.exit_code == 0
+        assert [p.name for p in (tmp_path / "out").iterdir()] == ["proposals.json"]
+
+
+def test_overlay_masks_0_draws_nothing(tmp_path, propose):
+    photo = write_photo(tmp_path / "a.png")
+    assert propose(photo, **{"overlay-masks": 0}).exit_code == 0
+    drawn = Image.open(tmp_path / "out" / "overlay.png")
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(Image.open(photo)))
+
+
+def test_a_folder_of_photos(tmp_path, propose):
+    photos = [write_photo(tmp_path / "photos" / f"{name}.png", ord(name)) for name in "ab"]
+    result = propose(tmp_path / "photos")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("6 proposals for 2 of 2 photos in ")
+    records = results(tmp_path / "out")
+    assert [record["image_id"] for record in records] == [1] * 3 + [2] * 3
+    assert [record["file_name"] for record in records] == [str(p) for p in photos for _ in "123"]
+    written = sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir())
+    assert written == ["a.png.png", "b.png.png"]
+
+
+def test_the_same_name_in_two_folders(tmp_path, propose):
+    photos = [write_photo(tmp_path / folder / "7.png", seed) for seed, folder in enumerate("ab")]
+    assert propose(*photos).exit_code == 0
+    records = results(tmp_path / "out")
+    assert [record["image_id"] for record in records] == [1] * 3 + [2] * 3
+    # Each picture is that of its own photo.
+    for photo, name in zip(photos, ("7.png.png", "7.png-2.png"), strict=True):
+        assert propose(photo, output=tmp_path / "alone").exit_code == 0
+        alone = Image.open(tmp_path / "alone" / "overlay.png")
+        both = Image.open(tmp_path / "out" / "overlays" / name)
+        np.testing.assert_array_equal(np.asarray(both), np.asarray(alone))
+
+
+def test_a_photo_without_any_proposal_gives_an_empty_list(tmp_path, propose, weights):
+    model = sharpmask.load(weights)
+    torch.nn.init.constant_(model.predict.bias, -1000.0)
+    save(model, tmp_path / "blind.safetensors")
+    photo = write_photo(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "proposals.json").write_text('["of another run"]')
+    result = propose(photo, weights=tmp_path / "blind.safetensors")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("0 proposals for 1 of 1 photos")
+    assert results(tmp_path / "out") == []
+
+
+# --- photos that cannot be read ---
+
+
+def test_a_single_unreadable_photo_ends_the_command(tmp_path, propose):
+    result = propose(tmp_path / "none.png")
+    assert_one_line(result, "none.png: no such file")
+    assert result.stdout == ""
+    assert not (tmp_path / "out" / "proposals.json").exists()
+
+
+def test_of_several_photos_the_bad_are_named_and_the_others_done(tmp_path, propose):
+    photos = [write_photo(tmp_path / f"{k}.png", k) for k in (4, 5, 6)]
+    photos[1].write_text("no picture")
+    result = propose(photos[0], photos[1], tmp_path / "none.png", photos[2])
+    assert result.exit_code == 1
+    bad, missing, count = result.stderr.splitlines()
+    assert str(photos[1]) in bad
+    assert "none.png: no such file" in missing
+    assert count == "sharpmask: 2 of 4 photos could not be read"
+    assert result.stdout.startswith("6 proposals for 2 of 4 photos in ")
+    found = {(record["image_id"], record["file_name"]) for record in results(tmp_path / "out")}
+    assert {name for _, name in found} == {str(photos[0]), str(photos[2])}
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
+
+
+def test_of_several_photos_all_may_be_bad(tmp_path, propose):
+    result = propose(tmp_path / "a.png", tmp_path / "b.png")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[2] == "sharpmask: 2 of 2 photos could not be read"
+    assert result.stdout == ""
+    assert not (tmp_path / "out" / "proposals.json").exists()
+
+
+def test_an_empty_folder_is_named(tmp_path, propose):
+    (tmp_path / "empty").mkdir()
+    assert_one_line(propose(tmp_path / "empty"), "empty: no pictures")
+
+
+# --- what else can go wrong ---
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"weights": "sharkmask-xyz"}, ["sharkmask-xyz: no such weights"]),
+        ({"weights": "none.safetensors"}, ["none.safetensors: no such weights"]),
+        ({"weights": Path(__file__)}, ["test_propose.py: not a readable safetensors file"]),
+        ({"device": "tpu9"}, ["expected auto, cpu or cuda", "tpu9"]),
+        ({"scales": "huge"}, ["expected one of default, zoom, zoom2", "huge"]),
+        ({"num-proposals": 0}, ["num_proposals: expected at least 1, got 0"]),
+        ({"mask-threshold": 1.5}, ["mask_threshold: expected", "between 0 and 1, got 1.5"]),
+        ({"suppression": -1}, ["suppression: expected", "between 0 and 1, got -1"]),
+    ],
+)
+def test_settings_are_checked(tmp_path, propose, given, parts):
+    assert_one_line(propose(write_photo(tmp_path / "a.png"), **given), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_backbone_is_no_model(tmp_path, propose):
+    from safetensors.torch import save_file
+
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "backbone.safetensors")
+    result = propose(write_photo(tmp_path / "a.png"), weights=tmp_path / "backbone.safetensors")
+    assert_one_line(result, "backbone.safetensors: not a sharpmask model file", "--init")
+
+
+def test_cuda_must_be_there(tmp_path, propose, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = propose(write_photo(tmp_path / "a.png"), device="cuda")
+    assert_one_line(result, "cuda was asked for", "use --device cpu")
+
+
+def test_an_output_that_is_a_file_is_named(tmp_path, propose):
+    (tmp_path / "taken").write_text("")
+    result = propose(write_photo(tmp_path / "a.png"), output=tmp_path / "taken")
+    assert_one_line(result, "taken")
+
+
+def test_markup_in_names_is_text(tmp_path, propose):
+    result = propose(tmp_path / "[bold]a[/bold].png")
+    assert_one_line(result, "[bold]a[/bold].png: no such file")
+    assert propose(write_photo(tmp_path / "[red]b.png")).exit_code == 0
+
+
+def test_help_is_there():
+    result = CliRunner().invoke(app, ["propose", "--help"])
+    assert result.exit_code == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+    assert "--num-proposals" in text
+    assert CliRunner().invoke(app, ["propose"]).exit_code == 2
+
+
+def test_the_real_command(tmp_path, weights):
+    """A process of its own: streams, exit status and files as a shell sees them."""
+    good, bad = write_photo(tmp_path / "1.png"), tmp_path / "2.png"
+    bad.write_bytes(b"")
+    source = Path(sharpmask.__file__).parents[1]
+    command = [sys.executable, "-c", "from sharpmask.cli.main import app; app()", "propose"]
+    options = ["--weights", weights, "--output", tmp_path / "out", "--num-proposals", "2"]
+    ended = subprocess.run(
+        [*command, good, bad, *options],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == f"2 proposals for 1 of 2 photos in {tmp_path}/out/proposals.json\n"
+    assert ended.stderr.splitlines() == [
+        f"sharpmask: {bad}: is empty (0 bytes); fetch it again",
+        "sharpmask: 1 of 2 photos could not be read",
+    ]
+    assert len(results(tmp_path / "out")) == 2
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["000000000139.jpg", "7.png"], [139, 7]),
+        (["7.png", "cat.png"], [1, 2]),
+        (["7.png", "07.png"], [1, 2]),
+        (["a/7.png", "b/7.png"], [1, 2]),
+        (["-7.png", "7.5.png"], [1, 2]),
+    ],
+)
+def test_image_ids(names, ids):
+    assert image_ids([*map(Path, names)]) == ids
+
+
+def test_overlay_paths():
+    out = Path("out")
+    assert overlay_paths([Path("a.jpg")], out) == {Path("a.jpg"): out / "overlay.png"}
+    paths = [Path(name) for name in ("x/a.jpg", "y/a.jpg", "a.png", "z/a.jpg")]
+    found = overlay_paths(paths, out)
+    assert [found[path].name for path in paths] == [
+        "a.jpg.png", "a.jpg-2.png", "a.png.png", "a.jpg-3.png",
+    ]  # fmt: skip
+    assert {path.parent for path in found.values()} == {out / "overlays"}

@@ -1,0 +1,203 @@
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from sharpmask.proposals import Proposals
+
+IMAGE_SIZE = (48, 70)
+
+
+def make(count=12, seed=0, windows=None):
+    """Blobs at random places, some of them partly outside the photo."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:16, :16]
+    masks = np.zeros((count, 16, 16), np.uint8)
+    for mask in masks:
+        middle, radius = rng.uniform(5, 11, 2), rng.uniform(3, 7)
+        distance = np.hypot(rows - middle[0], columns - middle[1])
+        mask[:] = np.clip(255 * (radius + 0.5 - distance), 0, 255)
+    if windows is None:
+        start = rng.uniform(-6, 40, (count, 2))
+        windows = np.concatenate([start, start + rng.uniform(10, 40, (count, 1))], axis=1)
+    return Proposals(
+        image=rng.integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8),
+        scores=np.sort(rng.random(count).astype(np.float32))[::-1],
+        windows=windows,
+        patch_masks=masks,
+        mask_threshold=0.2,
+    )
+
+
+def at_pixels(full_masks):
+    """Proposals whose patches are the photo itself, so that masks are what is given."""
+    count, side, _ = full_masks.shape
+    return Proposals(
+        image=np.zeros((side, side, 3), np.uint8),
+        scores=np.linspace(1, 0, count, dtype=np.float32),
+        windows=np.tile([0.0, 0, side, side], (count, 1)),
+        patch_masks=255 * full_masks.astype(np.uint8),
+        mask_threshold=0.5,
+    )
+
+
+def iou(a, b):
+    union = (a | b).sum()
+    return (a & b).sum() / union if union else 0.0
+
+
+# --- the forms of a mask ---
+
+
+def test_masks_are_full_size_and_one_by_one():
+    proposals = make()
+    masks = proposals.masks()
+    assert next(masks).shape == IMAGE_SIZE
+    assert next(masks).dtype == bool
+    assert len(list(masks)) == len(proposals) - 2 == 10
+    assert proposals.image_size == IMAGE_SIZE
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+def test_every_form_is_the_same_mask():
+    proposals = make()
+    masks = list(proposals.masks())
+    for mask, rle, box, area in zip(
+        masks, proposals.rles(), proposals.boxes, proposals.areas, strict=True
+    ):
+        as_bytes = {**rle, "counts": rle["counts"].encode()}
+        np.testing.assert_array_equal(coco.decode(as_bytes), mask)
+        rows, columns = np.nonzero(mask)
+        assert len(rows) > 0
+        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert area == mask.sum()
+
+
+def test_a_mask_outside_the_photo_is_empty():
+    proposals = make(2, windows=np.array([[-50.0, 0, -10, 40], [10, 10, 30, 30]]))
+    assert proposals.areas[0] == 0 < proposals.areas[1]
+    assert proposals.boxes[0].tolist() == [0, 0, 0, 0]
+    assert not next(proposals.masks()).any()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+def test_coco_records_are_json_and_equal_the_masks():
+    proposals = make()
+    records = json.loads(json.dumps(proposals.to_coco(image_id=42)))
+    assert len(records) == len(proposals)
+    for record, mask, score in zip(records, proposals.masks(), proposals.scores, strict=True):
+        assert set(record) == {"image_id", "category_id", "segmentation", "bbox", "score"}
+        assert record["image_id"] == 42
+        assert record["category_id"] == 1
+        assert record["score"] == float(score)
+        segmentation = record["segmentation"]
+        assert segmentation["size"] == list(IMAGE_SIZE)
+        np.testing.assert_array_equal(coco.decode(segmentation), mask)
+        expected = coco.toBbox({**segmentation, "counts": segmentation["counts"].encode()})
+        assert record["bbox"] == expected.tolist()
+
+
+def test_none_at_all():
+    proposals = make()[:0]
+    assert len(proposals) == 0
+    assert list(proposals.masks()) == proposals.rles() == proposals.to_coco(1) == []
+    assert proposals.boxes.shape == (0, 4)
+    assert proposals.areas.shape == (0,)
+    assert len(proposals.suppressed(0.5)) == 0
+    assert proposals.plot().shape == (*IMAGE_SIZE, 3)
+
+
+# --- choosing ---
+
+
+@pytest.mark.parametrize("encoded_before", [True, False])
+@pytest.mark.parametrize(
+    "index",
+    [
+        slice(2, 9, 3),
+        slice(None, None, -1),
+        np.array([7, 0, 7]),
+        np.arange(12) % 3 == 0,
+        np.zeros(12, bool),
+    ],
+    ids=repr,
+)
+def test_choosing_keeps_everything_in_step(index, encoded_before):
+    proposals = make()
+    numbers = np.arange(len(proposals))[index]
+    masks = list(proposals.masks())
+    rles = proposals.rles() if encoded_before else make().rles()
+    chosen = proposals[index]
+    assert len(chosen) == len(numbers)
+    assert chosen.scores.tolist() == proposals.scores[numbers].tolist()
+    assert chosen.rles() == [rles[number] for number in numbers]
+    for mask, number in zip(chosen.masks(), numbers, strict=True):
+        np.testing.assert_array_equal(mask, masks[number])
+    assert chosen.boxes.tolist() == proposals.boxes[numbers].tolist()
+    assert chosen.image is proposals.image
+
+
+def test_lists_handed_out_are_the_callers_own():
+    proposals = make()
+    proposals.rles().clear()
+    assert len(proposals.rles()) == 12
+
+
+# --- suppression ---
+
+
+def slow_suppression(masks, threshold):
+    kept = []
+    for number, mask in enumerate(masks):
+        if all(iou(mask, masks[better]) <= threshold for better in kept):
+            kept.append(number)
+    return kept
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_suppression_is_greedy(seed, threshold):
+    proposals = make(60, seed)
+    kept = slow_suppression(list(proposals.masks()), threshold)
+    assert 1 < len(kept) < 60
+    assert proposals.suppressed(threshold).scores.tolist() == proposals.scores[kept].tolist()
+    assert np.flatnonzero(~proposals.repeats(threshold)).tolist() == kept
+
+
+def test_what_is_suppressed_suppresses_nothing():
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, 0:4], masks[1, 1:5], masks[2, 2:6] = True, True, True
+    # Each overlaps its neighbour by 3 / 5, the first and the last by 2 / 6.
+    proposals = at_pixels(masks)
+    assert proposals.suppressed(0.5).scores.tolist() == [1, 0]
+
+
+def test_the_suppression_threshold_is_exclusive():
+    masks = np.zeros((2, 8, 8), bool)
+    masks[0, :4], masks[1, :2] = True, True  # IoU 1 / 2
+    assert len(at_pixels(masks).suppressed(0.5)) == 2
+    assert len(at_pixels(masks).suppressed(0.49)) == 1
+
+
+# --- pictures ---
+
+
+def test_a_plot_is_a_picture_of_the_photos_size():
+    proposals = make()
+    before = proposals.image.copy()
+    picture = proposals.plot(3)
+    assert picture.shape == (*IMAGE_SIZE, 3)
+    assert picture.dtype == np.uint8
+    assert (picture != before).any()
+    np.testing.assert_array_equal(proposals.image, before)
+
+
+def test_a_plot_leaves_repeats_out():
+    masks = np.zeros((3, 40, 40), bool)
+    masks[:2, 5:20, 5:20] = True
+    masks[2, 25:35, 25:35] = True
+    proposals = at_pixels(masks)
+    # The second repeats the first: two pictures are the first and the third.
+    np.testing.assert_array_equal(proposals.plot(2), proposals[np.array([0, 2])].plot(2))
+    assert (proposals.plot(2) != proposals.plot(1)).any()

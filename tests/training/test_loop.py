@@ -1,0 +1,495 @@
+import dataclasses
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import toy_run
+from safetensors import safe_open
+from safetensors.torch import load_file
+from toy_run import RECIPE, Numbers, Toy, run, toy_figures, toy_loss
+
+import sharpmask
+from sharpmask.training import loop
+from sharpmask.training.loop import StepBatches, averaged, make_optimizer
+from tolerances import DOUBLE
+
+SPEED = ("patches_per_s", "waiting_for_data")
+
+
+def checkpoint(folder):
+    return load_file(folder / "checkpoint.safetensors")
+
+
+def steps_done(folder):
+    with safe_open(folder / "checkpoint.safetensors", "pt") as file:
+        return json.loads(file.metadata()["step"])
+
+
+def metrics(folder):
+    """Lines of metrics.jsonl without the speed, which differs from run to run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in SPEED} for line in lines]
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def at_step(number, action):
+    """The usual loss, with something happening in the given step of this run."""
+    steps = itertools.count()
+
+    def loss(model, batch):
+        terms = toy_loss(model, batch)
+        return action(terms, model) or terms if next(steps) == number else terms
+
+    return loss
+
+
+def interrupt(terms, model):
+    signal.raise_signal(signal.SIGINT)
+
+
+def never(model, batch):
+    raise AssertionError("nothing is left to learn")
+
+
+# --- what a step does ---
+
+
+def slow_fit(model, recipe):
+    """``fit`` by the book, parameter by parameter; returns losses and averages."""
+    parameters = dict(model.named_parameters())
+    average = {name: p.detach().clone() for name, p in parameters.items()}
+    memory = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in parameters.items()}
+    losses = []
+    for step in range(recipe.steps):
+        epoch, position = divmod(step, recipe.validate_every)
+        numbers = range(position * recipe.batch_size, (position + 1) * recipe.batch_size)
+        batch = torch.stack([Numbers()[epoch, k] for k in numbers])
+        total = sum(toy_loss(model, batch).values())
+        losses.append(total.item())
+        gradients = dict(
+            zip(parameters, torch.autograd.grad(total, [*parameters.values()]), strict=True)
+        )
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+        # torch keeps a millionth away from dividing by zero.
+        shrink = min(1, recipe.clip_norm / (norm + 1e-6)) if recipe.clip_norm else 1
+        if recipe.schedule == "steps":
+            factor = 1.0
+        else:
+            factor = min(1, (step + 1) / recipe.warmup_steps)
+            factor *= 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        with torch.no_grad():
+            for name, p in parameters.items():
+                g = gradients[name] * shrink
+                rate = factor * (
+                    recipe.backbone_learning_rate
+                    if name.startswith("backbone")
+                    else recipe.learning_rate
+                )
+                decay = recipe.weight_decay if name.endswith("weight") else 0
+                m, v = memory[name]
+                if recipe.optimizer == "sgd":
+                    m.copy_(0.9 * m + g + decay * p)
+                    p -= rate * m
+                else:
+                    m.copy_(0.9 * m + 0.1 * g)
+                    v.copy_(0.999 * v + 0.001 * g**2)
+                    t = step + 1
+                    p *= 1 - rate * decay
+                    p -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+                d = min(recipe.ema_decay, (1 + step) / (10 + step))
+                average[name] = d * average[name] + (1 - d) * p
+    return losses, average
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"clip_norm": 0.0, "ema_decay": 0.3},
+        {"optimizer": "sgd", "weight_decay": 0.01},
+        {"optimizer": "sgd", "schedule": "steps", "batch_size": 3, "validate_every": 7},
+    ],
+)
+def test_fit_is_the_slow_loop(tmp_path, settings):
+    recipe = dataclasses.replace(RECIPE, **settings)
+    fast, slow, losses = Toy(dropout=0.0), Toy(dropout=0.0), []
+
+    def noted_loss(model, batch):
+        terms = toy_loss(model, batch)
+        losses.append(float(sum(terms.values()).detach()))
+        return terms
+
+    figures = run(tmp_path, fast, recipe=recipe, loss=noted_loss)
+    expected, average = slow_fit(slow, recipe)
+    assert losses == pytest.approx(expected, rel=1e-9)
+    saved = checkpoint(tmp_path)
+    for name, parameter in fast.named_parameters():
+        # The model holds the average; the checkpoint both.
+        torch.testing.assert_close(parameter.detach(), average[name], **DOUBLE)
+        torch.testing.assert_close(saved[f"average.{name}"], average[name], **DOUBLE)
+        torch.testing.assert_close(
+            saved[f"model.{name}"], slow.get_parameter(name).detach(), **DOUBLE
+        )
+    assert not fast.training
+    assert figures == toy_figures(fast)
+
+
+def test_without_an_average_the_model_is_the_last_one(tmp_path):
+    model = Toy()
+    run(tmp_path, model, recipe=dataclasses.replace(RECIPE, ema_decay=0.0))
+    saved = checkpoint(tmp_path)
+    assert not any(key.startswith("average.") for key in saved)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, saved[f"model.{name}"])
+
+
+def test_dropout_differs_from_step_to_step_and_is_off_in_validation(tmp_path):
+    drawn = []
+
+    def loss(model, batch):
+        drawn.append(tuple(model.head[0](torch.ones(8, dtype=torch.float64)).tolist()))
+        return toy_loss(model, batch)
+
+    run(tmp_path, loss=loss)
+    assert len(set(drawn)) > 15
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_frozen_parameters_keep_every_bit(tmp_path, optimizer):
+    model, before = Toy(), Toy().state_dict()
+    model.backbone.requires_grad_(False)
+    run(tmp_path, model, recipe=dataclasses.replace(RECIPE, optimizer=optimizer))
+    saved = checkpoint(tmp_path)
+    for name, parameter in model.named_parameters():
+        if name.startswith("backbone"):
+            assert torch.equal(parameter, before[name])
+            assert torch.equal(saved[f"model.{name}"], before[name])
+            assert f"average.{name}" not in saved
+        else:
+            assert not torch.equal(parameter, before[name])
+
+
+def test_learning_lowers_the_loss(tmp_path):
+    model = Toy(dropout=0.0)
+    batch = torch.stack([Numbers()[99, k] for k in range(64)])
+    before = toy_loss(model, batch)["fit"].item()
+    run(tmp_path, model, recipe=dataclasses.replace(RECIPE, steps=60, weight_decay=0.0))
+    assert toy_loss(model, batch)["fit"].item() < before / 2
+
+
+def test_groups_of_the_optimizer():
+    groups = make_optimizer(dict(Toy().named_parameters()), RECIPE).param_groups
+    found = {(g["lr"], g["weight_decay"]): [p.ndim for p in g["params"]] for g in groups}
+    assert found == {(0.02, 0.1): [2], (0.02, 0.0): [1], (0.05, 0.1): [2], (0.05, 0.0): [1]}
+
+
+# --- stopping and going on ---
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 20 steps in one go: its folder, model and figures."""
+    folder, model = tmp_path_factory.mktemp("whole"), Toy()
+    return folder, model, run(folder, model)
+
+
+def assert_same_run(whole, folder, model, figures):
+    assert_same_bits(checkpoint(folder), checkpoint(whole[0]))
+    assert_same_bits(model.state_dict(), whole[1].state_dict())
+    assert metrics(folder) == metrics(whole[0])
+    assert figures == whole[2]
+
+
+@pytest.mark.parametrize("stops", [[10], [1], [19], [3, 4, 12]])
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, whole, stops):
+    done = 0
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt, match=f"{stop} of 20 steps are saved in .*same"):
+            run(tmp_path, loss=at_step(stop - 1 - done, interrupt))
+        assert steps_done(tmp_path) == stop
+        done = stop
+    model = Toy(seed=9)  # overwritten by the checkpoint
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
+
+
+def test_momentum_goes_on_bit_for_bit(tmp_path):
+    recipe = dataclasses.replace(RECIPE, optimizer="sgd")
+    first, second = Toy(), Toy()
+    run(tmp_path / "whole", first, recipe=recipe)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", recipe=recipe, loss=at_step(6, interrupt))
+    run(tmp_path / "parts", second, recipe=recipe)
+    assert_same_bits(checkpoint(tmp_path / "parts"), checkpoint(tmp_path / "whole"))
+    assert_same_bits(second.state_dict(), first.state_dict())
+    assert any("momentum" in key for key in checkpoint(tmp_path / "parts"))
+
+
+def environment():
+    """Where a new process finds the package."""
+    source = Path(sharpmask.__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": str(source)}
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole):
+    command = [sys.executable, toy_run.__file__, "kill", str(tmp_path)]
+    ended = subprocess.run(command, env=environment(), capture_output=True, timeout=300)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    # It died while step 10 was being written: step 5 is still there, whole.
+    assert [path.name for path in tmp_path.glob(".*")] == [".checkpoint.safetensors.part"]
+    assert steps_done(tmp_path) == 5
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
+
+
+def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path, whole):
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model, loss=at_step(19, interrupt)))
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    seen = []
+
+    def twice(terms, model):
+        interrupt(terms, model)
+        seen.append("first")
+        interrupt(terms, model)
+        seen.append("second")
+
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        run(tmp_path, loss=at_step(7, twice))
+    assert seen == ["first"]
+    assert steps_done(tmp_path) == 5
+
+
+def test_ctrl_c_means_afterwards_what_it_meant_before(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    run(tmp_path / "a", recipe=dataclasses.replace(RECIPE, steps=2))
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", loss=at_step(1, interrupt))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_beside_the_main_thread_fit_works_too(tmp_path, whole):
+    model = Toy()
+    with ThreadPoolExecutor(1) as pool:
+        figures = pool.submit(run, tmp_path, model).result()
+    assert_same_run(whole, tmp_path, model, figures)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
+    run(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    model = Toy(seed=9)
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model, loss=never))
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    assert after == before
+
+
+# Forking while TensorBoard's thread writes: newer Pythons warn.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_workers_change_nothing(tmp_path, whole):
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model, workers=2))
+
+
+# --- several processes ---
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_processes_share_each_batch(world_size):
+    recipe = dataclasses.replace(RECIPE, steps=7, validate_every=3)
+    parts = [list(StepBatches(recipe, 2, rank, world_size)) for rank in range(world_size)]
+    assert [len(part) for part in parts] == [5] * world_size
+    assert len(StepBatches(recipe, 2, 0, world_size)) == 5
+    for step, batches in enumerate(zip(*parts, strict=True), 2):
+        assert {len(batch) for batch in batches} == {4 // world_size}
+        expected = [(step // 3, 4 * (step % 3) + k) for k in range(4)]
+        assert sorted(itertools.chain(*batches)) == expected
+
+
+def test_batches_must_be_shared_evenly(tmp_path):
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared evenly by 3 devices"):
+        run(tmp_path, fabric=SimpleNamespace(world_size=3))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path):
+    for devices in (1, 2):
+        command = [sys.executable, toy_run.__file__, str(devices), str(tmp_path / str(devices))]
+        subprocess.run(command, env=environment(), check=True, timeout=600)
+    alone = [*map(float, (tmp_path / "1" / "losses-0.txt").read_text().split())]
+    halves = [
+        [*map(float, (tmp_path / "2" / f"losses-{rank}.txt").read_text().split())]
+        for rank in (0, 1)
+    ]
+    together = [(a + b) / 2 for a, b in zip(*halves, strict=True)]
+    assert len(alone) == 20
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert halves[0] != pytest.approx(halves[1], rel=1e-2)
+    first, second = (checkpoint(tmp_path / name) for name in "12")
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-5, atol=1e-5)
+    # What is logged is the mean over the processes too.
+    for one, two in zip(metrics(tmp_path / "1"), metrics(tmp_path / "2"), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+# --- what can go wrong ---
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_is_kept(tmp_path, whole, value):
+    def spoil(terms, model):
+        return {"fit": terms["fit"] * value}
+
+    with pytest.raises(ValueError, match=r"step 7: the loss is (nan|inf); lower learning_rate"):
+        run(tmp_path, loss=at_step(7, spoil))
+    assert steps_done(tmp_path) == 5
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, clip_norm):
+    """A finite loss with a gradient that is none, in the very step that a checkpoint follows."""
+
+    def spoil(terms, model):
+        zero = model.head[1].bias - model.head[1].bias.detach()
+        return {"fit": zero.abs().sqrt().sum()}
+
+    recipe = dataclasses.replace(RECIPE, clip_norm=clip_norm)
+    with pytest.raises(ValueError, match=r"step 9: .*weights.*The last checkpoint in .* is sound"):
+        run(tmp_path, recipe=recipe, loss=at_step(9, spoil))
+    assert steps_done(tmp_path) == 5
+    assert all(torch.isfinite(value).all() for value in checkpoint(tmp_path).values())
+
+
+def test_a_folder_with_another_recipe_is_refused(tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    other = dataclasses.replace(RECIPE, learning_rate=0.1, steps=30)
+    with pytest.raises(ValueError, match=r"settings \(steps, learning_rate\); give another --out"):
+        run(tmp_path, recipe=other, loss=never)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_folder_with_another_model_is_refused(tmp_path):
+    run(tmp_path)
+    model = Toy()
+    model.head[1] = torch.nn.Linear(8, 2)
+    with pytest.raises(ValueError, match="another model; give another --output") as caught:
+        run(tmp_path, model, loss=never)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_damaged_checkpoint_is_named(tmp_path, content):
+    run(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not a readable safetensors"):
+        run(tmp_path, loss=never)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="other settings"):
+        run(tmp_path, loss=never)
+
+
+# --- metrics ---
+
+
+def test_metrics_are_one_json_object_a_line(tmp_path, monkeypatch):
+    # A clock that goes on by half a second whenever it is read: once while waiting for data and
+    # once while learning makes a second a step.
+    ticks = itertools.count(0, 0.5)
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr(loop, "time", clock)
+    run(tmp_path, recipe=dataclasses.replace(RECIPE, steps=27, validate_every=10))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], *line) for line in lines] == [
+        (10, "step", "val_size"),
+        (20, "step", "fit", "size", *SPEED),
+        (20, "step", "val_size"),
+        (27, "step", "fit", "size", *SPEED),
+        (27, "step", "val_size"),
+    ]
+    for line in (lines[1], lines[3]):
+        assert line["patches_per_s"] == 4
+        assert line["waiting_for_data"] == 0.5
+        assert line["fit"] > 0
+
+
+def test_the_last_losses_are_logged(tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=1, ema_decay=0.0)
+    model = Toy(dropout=0.0)
+    expected = toy_loss(model, torch.stack([Numbers()[0, k] for k in range(4)]))
+    run(tmp_path, model, recipe=recipe, validate=None)
+    (line,) = metrics(tmp_path)
+    assert line == {"step": 1} | {
+        name: pytest.approx(term.item(), rel=1e-12) for name, term in expected.items()
+    }
+
+
+def test_metrics_beyond_the_checkpoint_are_cut_off(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loss=at_step(11, interrupt))
+    path = tmp_path / "metrics.jsonl"
+    # Steps that were done after the checkpoint, and a line that the power failure cut short.
+    path.write_text(path.read_text() + '{"step": 12, "kept": 1}\n{"step": 13, "lost": 1}\n{"st')
+    run(tmp_path)
+    steps = [line["step"] for line in metrics(tmp_path)]
+    assert steps == [5, 10, 12, 15, 20, 20]
+    assert [line for line in metrics(tmp_path) if line["step"] != 12] == metrics(whole[0])
+
+
+def test_a_new_run_begins_new_metrics(tmp_path, whole):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "old": 1}\n')
+    run(tmp_path)
+    assert metrics(tmp_path) == metrics(whole[0])
+
+
+def test_tensorboard_has_the_figures_too(tmp_path):
+    run(tmp_path)
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    assert all(name in content for name in (b"fit", b"val_size", b"patches_per_s"))
+
+
+def test_the_progress_bar_counts_steps_and_loss(tmp_path, capsys):
+    run(tmp_path, console_progress=True)
+    shown = capsys.readouterr().out
+    assert "20/20" in shown
+    assert "patches/s" in shown
+    losses = [line for line in metrics(tmp_path) if "fit" in line][-1]
+    assert f"loss {losses['fit'] + losses['size']:.3f}" in shown
+
+
+def test_averaged_weights_are_there_for_a_while():
+    model = Toy()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    average = {name: torch.full_like(p, 7.0) for name, p in before.items() if "weight" in name}
+    with averaged(model, average):
+        for name, p in model.named_parameters():
+            assert torch.all(p == 7) if "weight" in name else torch.equal(p, before[name])
+    assert_same_bits(dict(model.named_parameters()), before)
+    assert all(torch.all(value == 7) for value in average.values())

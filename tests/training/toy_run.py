@@ -1,0 +1,111 @@
+"""A net of a few numbers for ``fit``; run as a script, a process of its own for it."""
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import Dataset
+
+from sharpmask.training.loop import fit
+from sharpmask.training.recipes import deepmask
+
+RECIPE = dataclasses.replace(
+    deepmask(), steps=20, batch_size=4, learning_rate=0.05, backbone_learning_rate=0.02,
+    weight_decay=0.1, warmup_steps=4, clip_norm=0.5, ema_decay=0.9, validate_every=5, seed=3,
+)  # fmt: skip
+
+
+class Toy(nn.Module):
+    """Reads six numbers."""
+
+    def __init__(self, dropout=0.5, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.backbone = nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8, 1))
+        self.double()
+
+    def forward(self, x):
+        return self.head(self.backbone(x))[:, 0]
+
+
+class Numbers(Dataset):
+    """Six numbers and what is to be made of them, by (epoch, number)."""
+
+    def __getitem__(self, index):
+        epoch, number = index
+        x = torch.randn(
+            6, generator=torch.Generator().manual_seed(1000 * epoch + number), dtype=torch.float64
+        )
+        return torch.cat([x, (x[:3].sum() - x[3:].prod())[None]])
+
+
+def toy_loss(model, batch):
+    output = model(batch[:, :6])
+    return {"fit": ((output - batch[:, 6]) ** 2).mean(), "size": 0.01 * (output**2).mean()}
+
+
+def toy_figures(model):
+    assert not model.training
+    return {"size": sum(float(p.detach().abs().sum()) for p in model.parameters())}
+
+
+def run(output, model=None, **options):
+    """``fit`` on the toy; whatever is not given is the usual."""
+    if "fabric" not in options:
+        options["fabric"] = Fabric(accelerator="cpu", devices=1)
+        options["fabric"].launch()
+    usual = {
+        "dataset": Numbers(),
+        "collate": torch.stack,
+        "loss": toy_loss,
+        "validate": toy_figures,
+        "recipe": RECIPE,
+        "workers": 0,
+        "console_progress": False,
+    }
+    return fit(Toy() if model is None else model, output=output, **{**usual, **options})
+
+
+def killed_while_saving(output):
+    """Let the system kill this process half-way through its second checkpoint."""
+    fsync, saved = os.fsync, []
+
+    def fsync_once(file):
+        if saved:
+            os.kill(os.getpid(), signal.SIGKILL)
+        saved.append(fsync(file))
+
+    os.fsync = fsync_once
+    run(output)
+
+
+def shared(output, devices):
+    """Train on several processes; each notes its losses."""
+    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    fabric = Fabric(accelerator="cpu", devices=devices, strategy=strategy)
+    fabric.launch()
+    losses = []
+
+    def noted_loss(model, batch):
+        terms = toy_loss(model, batch)
+        losses.append(float(sum(terms.values()).detach()))
+        return terms
+
+    run(output, Toy(dropout=0.0), fabric=fabric, loss=noted_loss)
+    path = output / f"losses-{fabric.global_rank}.txt"
+    path.write_text("\n".join(map(str, losses)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[2])
+    if sys.argv[1] == "kill":
+        killed_while_saving(folder)
+    else:
+        shared(folder, int(sys.argv[1]))
