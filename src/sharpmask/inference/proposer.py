@@ -162,7 +162,7 @@ class Proposer:
         return canvas
 
     def select(
-        self, score_maps: Sequence[Float[np.ndarray, "rows columns"]], count: int
+        self, score_maps: Sequence[Float[np.ndarray, "_ _"]], count: int
     ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
         """The best cells over all maps, best first; ties go to the earlier map, row and column.
 

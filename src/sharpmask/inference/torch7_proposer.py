@@ -52,7 +52,7 @@ class Torch7Proposer(Proposer):
         return array
 
     def select(
-        self, score_maps: Sequence[Float[np.ndarray, "rows columns"]], count: int
+        self, score_maps: Sequence[Float[np.ndarray, "_ _"]], count: int
     ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
         """The best cells, moved as getTopScores does by reading a 1-based index as 0-based."""
         numbers, cells, scores = super().select(score_maps, count)
