@@ -57,6 +57,9 @@ def test_parameters_of_the_papers_resnet50():
     assert round((count(model.backbone) + outputs) / 1e6, 2) == 8.54
     assert round((count(model) + outputs) / 1e6, 2) == 17.36
     assert [round(n / 1e6, 2) for n in (bottleneck + joint, mask, score)] == [6.69, 1.61, 0.53]
+    # The class's own defaults are the paper's too.
+    thin = DeepMask(ResNet(Bottleneck, (1, 1, 1)))
+    assert count(thin) - count(thin.backbone) == bottleneck + joint + score + mask
 
 
 def test_parameters_of_the_original_deepmask():
@@ -219,8 +222,13 @@ def test_a_patch_by_the_layers_of_its_head(head):
     np.testing.assert_allclose(decoded, mask, rtol=1e-9, atol=1e-10)
 
 
-def test_dropout_acts_on_the_score_in_training_only():
-    model = small()
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("head", HEADS)
+def test_two_dropouts_act_on_the_score_in_training_only(head, number):
+    model = small(head)
+    dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert [dropout.p for dropout in dropouts] == [0.5, 0.5]
+    dropouts[1 - number].p = 0.0
     windows = photos(1, WIDE.window_size, WIDE.window_size)
     model.train()
     torch.manual_seed(0)

@@ -96,6 +96,14 @@ def test_gathered_windows_are_slices(step):
         assert torch.equal(window, expected)
 
 
+def test_a_window_beyond_the_end_is_the_last_that_fits():
+    x = random(1, 2, 9, 8)
+    (window,) = gather_windows(x, torch.tensor([[0, 3, 2]]), 4, 2)  # rows 6 to 9 of 8
+    assert torch.equal(window, x[0, :, 5:9, 4:8])
+    (window,) = gather_windows(x, torch.tensor([[0, 1, 3]]), 4, 2)
+    assert torch.equal(window, x[0, :, 2:6, 4:8])
+
+
 def test_no_cells_give_no_windows():
     none = torch.zeros(0, 3, dtype=torch.long)
     assert gather_windows(random(1, 3, 6, 6), none, 4).shape == (0, 3, 4, 4)

@@ -82,7 +82,7 @@ def gather_windows(
     """Cut the square of ``size`` at ``step * (row, column)`` of each cell (image, row, column)."""
     windows = x.unfold(2, size, 1).unfold(3, size, 1)
     image, row, column = cells.unbind(1)
-    # An image of no whole number of strides leaves a finer map one pixel short of the last cell.
+    # An image of no whole strides leaves finer maps short of the last cell, by up to seven values.
     rows = (step * row).clamp(max=windows.shape[2] - 1)
     columns = (step * column).clamp(max=windows.shape[3] - 1)
     return windows[image, :, rows, columns]

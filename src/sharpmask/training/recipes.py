@@ -84,9 +84,9 @@ def deepmask() -> Recipe:
 
 
 def sharpmask() -> Recipe:
-    """Stage two on a trained DeepMask: only masks, only the refinement learns."""
+    """Stage two on a trained DeepMask, in about 20 minutes on two cores: only masks are learned."""
     return dataclasses.replace(
-        deepmask(), steps=4000, batches="masks", learning_rate=2e-3, batch_size=24, score_weight=0.0
+        deepmask(), steps=3600, batches="masks", learning_rate=2e-3, batch_size=24, score_weight=0.0
     )
 
 
