@@ -116,9 +116,9 @@ def test_intersection_over_union(some):
     np.testing.assert_allclose(got[0], np.where(both_empty, 0, expected[0]))
 
 
-@pytest.mark.parametrize("counts", ["P" * 1000, "Q14" * 9, "\u4e2d", [-1, 111], [111]], ids=repr)
+@pytest.mark.parametrize("counts", ["P" * 1000, "Q14" * 9, "\u4e2d"], ids=repr)
 def test_decoding_what_does_not_fit_is_refused(counts):
-    with pytest.raises(ValueError, match="RLE|invalid|counts"):
+    with pytest.raises(ValueError, match=r"RLE|counts"):
         decode({"size": [10, 11], "counts": counts})
 
 
