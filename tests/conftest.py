@@ -1,5 +1,7 @@
 """Settings of the whole test session; pytest also puts this folder on the import path."""
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -10,6 +12,14 @@ from synthetic_coco import CocoFolder, write_coco
 settings.register_profile("sharpmask", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("sharpmask")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """As in a terminal, also where the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

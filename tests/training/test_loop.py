@@ -284,6 +284,13 @@ def test_ctrl_c_means_afterwards_what_it_meant_before(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_where_ctrl_c_is_ignored_it_stays_so(tmp_path, whole):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model, loss=at_step(7, interrupt)))
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_beside_the_main_thread_fit_works_too(tmp_path, whole):
     model = Toy()
     with ThreadPoolExecutor(1) as pool:

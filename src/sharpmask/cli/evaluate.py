@@ -53,9 +53,9 @@ def evaluate(
                 "suppression": suppression,
             }
             proposer = Proposer(load(weights), device=device, **options)  # type: ignore[arg-type]
-            method = Path(weights).stem
+            method = Path(weights).stem + ("" if scales == "default" else f" --scales {scales}")
             result = evaluate_model(truth, images, proposer)
-            settings |= {"weights": method, **options}
+            settings |= {"weights": Path(weights).name, **options}
         out.print(results_table({method: result}))
         files = write_report(output, method, result, settings)
         out.print(*files, markup=False)

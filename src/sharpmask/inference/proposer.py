@@ -5,7 +5,7 @@ masks are decoded for those alone, from features that were computed once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -134,10 +134,10 @@ class Proposer:
         if self.suppression == 1 or not len(proposals):
             return proposals
         repeats = proposals.repeats(self.suppression)
-        scores = proposals.scores.copy()
-        scores[repeats] *= scores[~repeats].min()
-        order = np.argsort(repeats, kind="stable")
-        return replace(proposals, scores=scores)[order]
+        ranked = proposals[np.argsort(repeats, kind="stable")]
+        first = np.count_nonzero(~repeats)
+        ranked.scores[first:] *= ranked.scores[:first].min()
+        return ranked
 
     def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Level]:
         """The pyramid of a photo, each scale read and scored."""

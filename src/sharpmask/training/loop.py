@@ -216,8 +216,10 @@ class deferred_interrupt(AbstractContextManager["deferred_interrupt"]):  # noqa:
     def __init__(self) -> None:
         self.requested = False
         self.previous = signal.getsignal(signal.SIGINT) or signal.default_int_handler
-        # Python lets only the main thread handle signals.
-        self.active = threading.current_thread() is threading.main_thread()
+        # Python lets only the main thread handle signals; who starts a run in the background may
+        # have Ctrl-C ignored.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self.active = in_main_thread and self.previous is not signal.SIG_IGN
 
     def _note(self, *_: object) -> None:
         self.requested = True
