@@ -116,10 +116,10 @@ def same(first, second):
 # --- which cells, and where they lie ---
 
 
-@pytest.mark.parametrize("count", [1, 7, 40, 200])
+@pytest.mark.parametrize("count", [1, 7, 40, 300])  # the last takes two batches of one scale
 def test_the_mask_and_window_are_those_of_the_scored_cell(count):
     engine = CellEngine()
-    octaves = (0.0, -1.0, 0.5)
+    octaves = (0.0, -1.0, 1.0)
     settings = {"num_proposals": count, "scales": octaves, "mask_threshold": 0.1}
     proposals = Proposer(engine, **settings, **PAPER)(PHOTO)
     # The best by score, ties to the earlier scale, row and column: in one list of everything.
@@ -141,6 +141,7 @@ def test_the_mask_and_window_are_those_of_the_scored_cell(count):
         box = [left, top, left + 32 * factor[1], top + 32 * factor[0]]
         np.testing.assert_allclose(window, box)
     assert max(engine.batches) <= DECODE_BATCH
+    assert (max(engine.batches) == DECODE_BATCH) == (count == 300)
     assert sum(engine.batches) == count  # nothing is decoded in vain
 
 
