@@ -34,8 +34,9 @@ def test_empty_results(tmp_path):
 
 
 def test_masks_are_noticed(tmp_path):
-    records = [{"image_id": 1}, {"image_id": 1, "segmentation": {"size": [1, 1], "counts": "01"}}]
-    assert ResultsFile(write(tmp_path / "results.json", records)).has_masks
+    mask = {"image_id": 1, "segmentation": {"size": [1, 1], "counts": "01"}}
+    for records in ([mask, {"image_id": 1}], [{"image_id": 1}, mask]):
+        assert ResultsFile(write(tmp_path / "results.json", records)).has_masks
 
 
 @pytest.mark.parametrize(
