@@ -1,12 +1,13 @@
 """Make the weights file that ships with the package out of a run, and measure it.
 
 Writes src/sharpmask/weights/NAME.safetensors (float16; metadata: architecture, recipe, data,
-figures), benchmarks/results/evaluation_NAME.json and the plots beside it.
+parameters, figures) and SHA256SUMS beside it, benchmarks/results/evaluation_NAME.json and plots.
 
     python benchmarks/release.py RUN NAME ANN.json IMAGES [--data TEXT]
 """
 
 import argparse
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def main() -> None:
     path = WEIGHTS / f"{arguments.name}.safetensors"
     metadata = {"recipe": stored["recipe"], "data": stored["data"] | {"source": arguments.data}}
     metadata["licence"] = "Apache-2.0; see NOTICE"
-    save(load(arguments.run), path, metadata=metadata, dtype=torch.float16)
+    trained = load(arguments.run)
+    metadata["parameters"] = sum(p.numel() for p in trained.parameters())
+    save(trained, path, metadata=metadata, dtype=torch.float16)
 
     # What is measured is what ships: the rounded weights.
     model = load(path)
@@ -62,6 +65,11 @@ def main() -> None:
         }
     metadata["figures"] = {"annotations": arguments.annotations.name, **figures}
     save(model, path, metadata=metadata, dtype=torch.float16)
+    sums = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        for file in sorted(WEIGHTS.glob("*.safetensors"))
+    ]
+    (WEIGHTS / "SHA256SUMS").write_text("".join(sums))
 
 
 if __name__ == "__main__":

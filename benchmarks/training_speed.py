@@ -95,7 +95,7 @@ def main() -> None:
             "config": f"default recipes, batches of 12, steps 21 to {steps}, one worker",
             "sgemm_gflop_per_s": sgemm_rate() / 1e9,
             "runs": {
-                name: {key: row[key] for key in ("patches_per_s", "waiting_for_data")}
+                name: {key: row[key] for key in ("samples_per_s", "waiting_for_data")}
                 for name, row in rows.items()
             },
         },

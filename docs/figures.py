@@ -92,7 +92,7 @@ def speed() -> str:
         rows.append(
             [
                 f"training, {name}: share of time that waits for data",
-                f"{100 * row['waiting_for_data']:.1f} % at {row['patches_per_s']:.1f} patches/s",
+                f"{100 * row['waiting_for_data']:.1f} % at {row['samples_per_s']:.1f} patches/s",
                 "below 5 %",
             ]
         )

@@ -331,6 +331,7 @@ def test_ranks_by_score_and_quality_and_repeats_last(suppression, exponent):
     np.testing.assert_allclose(ranked.scores, expected, rtol=1e-5)
     np.testing.assert_array_equal(ranked.windows, plain.windows[kept + repeats])
     np.testing.assert_array_equal(ranked.patch_masks, plain.patch_masks[kept + repeats])
+    assert ranked.rles() == plain[np.array(kept + repeats)].rles()
     assert (np.diff(ranked.scores) <= 0).all()
     assert ranked.scores.dtype == np.float32
     assert (order != sorted(order)) == (exponent > 0)

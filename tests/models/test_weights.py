@@ -283,7 +283,7 @@ def test_safetensors_that_are_no_model_of_ours(path):
     refused(path, "not a sharpmask model file.*--init")
     save_file({"conv1.weight": torch.zeros(2)}, path, {"format": "pt"})
     refused(path, "not a sharpmask model file")
-    refused(path, "not a readable model file: Expecting value", read_metadata)
+    assert read_metadata(path) == {"format": "pt"}
 
 
 @pytest.mark.parametrize(

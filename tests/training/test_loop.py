@@ -22,7 +22,7 @@ from sharpmask.training import loop
 from sharpmask.training.loop import StepBatches, averaged, make_optimizer
 from tolerances import DOUBLE
 
-SPEED = ("patches_per_s", "waiting_for_data")
+SPEED = ("samples_per_s", "waiting_for_data")
 
 
 def checkpoint(folder):
@@ -441,7 +441,7 @@ def test_metrics_are_one_json_object_a_line(tmp_path, monkeypatch):
         (27, "step", "val_size"),
     ]
     for line in (lines[1], lines[3]):
-        assert line["patches_per_s"] == 4
+        assert line["samples_per_s"] == 4
         assert line["waiting_for_data"] == 0.5
         assert line["fit"] > 0
 
@@ -479,14 +479,14 @@ def test_tensorboard_has_the_figures_too(tmp_path):
     run(tmp_path)
     (events,) = tmp_path.glob("events.out.tfevents.*")
     content = events.read_bytes()
-    assert all(name in content for name in (b"fit", b"val_size", b"patches_per_s"))
+    assert all(name in content for name in (b"fit", b"val_size", b"samples_per_s"))
 
 
 def test_the_progress_bar_counts_steps_and_loss(tmp_path, capsys):
     run(tmp_path, console_progress=True)
     shown = capsys.readouterr().out
     assert "20/20" in shown
-    assert "patches/s" in shown
+    assert "samples/s" in shown
     losses = [line for line in metrics(tmp_path) if "fit" in line][-1]
     assert f"loss {losses['fit'] + losses['size']:.3f}" in shown
 

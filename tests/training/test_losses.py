@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sharpmask.data.patches import PatchBatch
-from sharpmask.training.losses import patch_loss
+from sharpmask.data.scenes import SceneBatch
+from sharpmask.training.losses import patch_loss, scene_loss
 from tolerances import DOUBLE
 
 
@@ -109,3 +110,59 @@ def test_huge_logits_stay_finite():
     assert all(torch.isfinite(term) for term in found)
     sum(found).backward()
     assert torch.isfinite(mask_logits.grad).all()
+
+
+# --- scenes ---
+
+
+def random_scenes(seed, coarse):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    labels = torch.tensor([[[1, 0, -1], [-1, 1, -1]], [[0, 0, 1], [-1, -1, -1]]]).double()
+    cells = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 0, 2]])
+    masks = (normal(3, 6, 6) > 0).to(torch.uint8)
+    batch = SceneBatch(torch.zeros(2, 3, 1, 1, dtype=torch.uint8), labels, cells, masks)
+    return normal(3, coarse, coarse).requires_grad_(), normal(2, 2, 3).requires_grad_(), batch
+
+
+@pytest.mark.parametrize("coarse", [6, 3])
+def test_scene_loss_against_its_definition(coarse):
+    mask_logits, score_logits, batch = random_scenes(1, coarse)
+    mask_sum, quality = 0.0, np.zeros((2, 2, 3))
+    for k, cell in enumerate(batch.cells.tolist()):
+        f, target = slow_upsample(mask_logits[k].detach().numpy(), 6), batch.masks[k].numpy() > 0
+        mask_sum += np.mean([math.log(1 + math.exp(-f[p] if target[p] else f[p]))
+                             for p in np.ndindex(6, 6)])  # fmt: skip
+        quality[tuple(cell)] = (target & (f > 0)).sum() / (target | (f > 0)).sum()
+    score_sum = 0.0
+    for place in np.ndindex(2, 2, 3):
+        y, s = quality[place], 1 / (1 + math.exp(-score_logits[place].item()))
+        if batch.labels[place]:
+            score_sum -= (s - y) ** 2 * (y * math.log(s) + (1 - y) * math.log(1 - s))
+    mask, score = scene_loss(mask_logits, score_logits, batch, score_weight=0.5)
+    assert mask.item() == pytest.approx(mask_sum / 3, rel=1e-9)
+    assert score.item() == pytest.approx(0.5 * score_sum / 3, rel=1e-6)  # IoU is single precision
+
+
+def test_the_score_does_not_teach_the_mask_and_doubtful_cells_teach_nothing():
+    mask_logits, score_logits, batch = random_scenes(2, 6)
+    _, score = scene_loss(mask_logits, score_logits, batch, score_weight=1.0)
+    (gradient,) = torch.autograd.grad(score, score_logits)
+    assert torch.equal(gradient != 0, batch.labels != 0)
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(scene_loss(mask_logits, score_logits, batch, score_weight=1.0)[1],
+                            mask_logits)  # fmt: skip
+
+
+def test_scenes_without_windows():
+    _, score_logits, batch = random_scenes(3, 6)
+    labels = batch.labels.clamp(max=0)
+    empty = SceneBatch(batch.images, labels, batch.cells[:0], batch.masks[:0])
+    logits = torch.zeros(0, 6, 6, dtype=torch.float64, requires_grad=True)
+    mask, score = scene_loss(logits, score_logits, empty, score_weight=1.0)
+    (mask + score).backward()
+    assert mask == 0
+    assert score > 0

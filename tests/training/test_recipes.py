@@ -14,9 +14,11 @@ def test_every_recipe_is_complete(name):
     assert 0 < recipe.factor(0) <= 1
     assert all(0 <= recipe.factor(step) <= 1 for step in range(0, recipe.steps, recipe.steps // 97))
     # Thirds or halves come out even, also on two devices.
-    assert recipe.batch_size % (6 if recipe.batches == "joint" else 4) == 0
+    assert recipe.batch_size % {"joint": 6, "scenes": 2}.get(recipe.batches, 4) == 0
     is_mask_stage = name.endswith("sharpmask")
-    assert (recipe.batches == "masks") is is_mask_stage
+    is_dense = name.startswith("scene-")
+    assert (recipe.batches == "scenes") is is_dense
+    assert (recipe.batches == "masks") is (is_mask_stage and not is_dense)
     assert (recipe.score_weight == 0) is is_mask_stage
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.steps = 1
@@ -94,7 +96,7 @@ def test_change():
         ("steps=1.5", "'1.5' is no int"),
         ("learning_rate=fast", "'fast' is no float"),
         ("optimizer=adam", "--set optimizer=adam: expected one of adamw, sgd"),
-        ("batches=", "expected one of joint, alternating, masks"),
+        ("batches=", "expected one of joint, alternating, masks, scenes"),
         ("steps=0", "steps: expected at least 1, got 0"),
         ("batch_size=-3", "batch_size: expected at least 1, got -3"),
         ("validate_every=0", "validate_every: expected at least 1, got 0"),

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
 
-from sharpmask.data import sampling
+from sharpmask.data import sampling, scenes
 from sharpmask.data.coco import load_coco
 from sharpmask.evaluation.patch_metrics import measure_patches
 from sharpmask.geometry import PatchGeometry
@@ -60,6 +60,8 @@ def small_distances():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MAX_SHIFT", "NEGATIVE_SHIFT"):
             patch.setattr(sampling, name, getattr(sampling, name) / 5)
+            # The cells of a scene are as far apart as ever.
+            patch.setattr(scenes, name, getattr(sampling, name) * 3)
         yield
 
 
@@ -222,6 +224,38 @@ def test_a_sharpmask_is_measured_beside_its_own_deepmask(second, val):
     assert figures == own | {f"deepmask_{name}": value for name, value in coarse.items()}
     assert figures["mean_iou"] != figures["deepmask_mean_iou"]
     assert figures["score_accuracy"] == figures["deepmask_score_accuracy"]
+
+
+# --- dense training ---
+
+DENSE = dataclasses.replace(
+    ONE, steps=60, batches="scenes", batch_size=4, scene_size=64, scene_windows=6, copy_paste=0.5
+)
+
+
+def test_stage_one_learns_from_scenes(tmp_path, data, val, fabric):
+    model, untrained = thin_deepmask(), loss_on(thin_deepmask(), data)
+    figures = run(model, tmp_path, data, fabric, recipe=DENSE, val=val)
+    assert loss_on(model, data)[0] < untrained[0] / 2
+    assert figures["mean_iou"] > 0.4
+    # Scores follow the masks' quality: those of objects lie above those of background.
+    batches = validation_patches(data, SMALL, None)
+    with torch.inference_mode():
+        scores = torch.cat([model(b.windows)[1] for b in batches])
+    labels = torch.cat([b.labels for b in batches])
+    assert (scores[labels > 0][:, None] > scores[labels < 0]).float().mean() > 0.8
+
+
+def test_stage_two_learns_from_scenes(tmp_path, data, fabric):
+    recipe = dataclasses.replace(
+        DENSE, steps=16, validate_every=16, learning_rate=5e-3, score_weight=0.0
+    )
+    model = thin_sharpmask()
+    before = copy_of(model)
+    run(model, tmp_path, data, fabric, recipe=recipe)
+    assert loss_on(model, data)[0] < 0.9 * loss_on(thin_sharpmask(), data)[0]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]) is key.startswith("deepmask."), key
 
 
 # --- validation ---

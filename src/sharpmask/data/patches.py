@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sharpmask.data.coco import CocoImage
+from sharpmask.data.coco import CocoDataset, CocoImage
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.geometry import GREY, PatchGeometry
 from sharpmask.masks import decode
@@ -81,6 +81,26 @@ def augment(window: Image.Image, rng: np.random.Generator, strength: float) -> I
     return window
 
 
+class PhotoCache:
+    """Reads the photos of a data set by number, and keeps up to ``CACHE_BYTES`` of them."""
+
+    def __init__(self, dataset: CocoDataset) -> None:
+        self.dataset = dataset
+        self._photos: dict[int, Image.Image] = {}
+        self._bytes = 0
+
+    def __call__(self, number: int) -> Image.Image:
+        """The photo, RGB."""
+        photo = self._photos.get(number)
+        if photo is None:
+            pixels = self.dataset.images[number].read()
+            photo = Image.fromarray(pixels)
+            if self._bytes + pixels.nbytes <= CACHE_BYTES:
+                self._bytes += pixels.nbytes
+                self._photos[number] = photo
+        return photo
+
+
 class PatchDataset(Dataset[tuple[Tensor, Tensor, float, float, float]]):
     """Patches by (epoch, number).
 
@@ -96,8 +116,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, float, float, float]]):
         self.sampler = sampler
         self.mask_size = mask_size
         self.colour_jitter = colour_jitter
-        self._cache: dict[int, Image.Image] = {}
-        self._cached_bytes = 0
+        self.photo = PhotoCache(sampler.dataset)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, float, float, float]:
         """Window, mask target, label, for_mask, for_score of patch (epoch, number)."""
@@ -110,7 +129,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, float, float, float]]):
     ) -> tuple[Tensor, Tensor, float, float, float]:
         """Window, mask target, label, for_mask, for_score of a given patch."""
         record = self.sampler.dataset.images[patch.image]
-        window = cut_window(self._photo(patch.image), patch, self.sampler.geometry)
+        window = cut_window(self.photo(patch.image), patch, self.sampler.geometry)
         if self.colour_jitter:
             window = augment(window, rng, self.colour_jitter)
         mask = cut_mask(record, patch, self.sampler.geometry, self.mask_size)
@@ -121,16 +140,6 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, float, float, float]]):
         target = torch.from_numpy(mask.copy())
         label = -1.0 if patch.instance is None else 1.0
         return pixels, target, label, float(patch.for_mask), float(patch.for_score)
-
-    def _photo(self, index: int) -> Image.Image:
-        photo = self._cache.get(index)
-        if photo is None:
-            pixels = self.sampler.dataset.images[index].read()
-            photo = Image.fromarray(pixels)
-            if self._cached_bytes + pixels.nbytes <= CACHE_BYTES:
-                self._cached_bytes += pixels.nbytes
-                self._cache[index] = photo
-        return photo
 
 
 def cut_window(photo: Image.Image, patch: Patch, geometry: PatchGeometry) -> Image.Image:

@@ -4,12 +4,13 @@ Patch k of an epoch is a pure function of (seed, epoch, k): the order does not d
 and a run resumes from one integer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from sharpmask.data.coco import CocoDataset
+from sharpmask.data.coco import CocoDataset, Instance
 from sharpmask.geometry import PatchGeometry
 
 MAX_SHIFT = 16.0
@@ -49,6 +50,43 @@ class Patch:
     for_score: bool
 
 
+class InstanceSampler:
+    """Draws labelled objects of a data set.
+
+    Args:
+        dataset: Images and objects.
+        usable: Which objects may be drawn.
+
+    Raises:
+        ValueError: There is none.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, usable: Callable[[Instance], bool] = lambda _: True
+    ) -> None:
+        by_category: dict[int, list[tuple[int, int]]] = {}
+        by_image: dict[int, list[tuple[int, int]]] = {}
+        for index, image in enumerate(dataset.images):
+            for number, instance in enumerate(image.instances):
+                if usable(instance):
+                    by_category.setdefault(instance.category, []).append((index, number))
+                    by_image.setdefault(index, []).append((index, number))
+        self._by_category = [by_category[category] for category in sorted(by_category)]
+        self._by_image = list(by_image.values())
+        if not by_image:
+            raise ValueError("the annotations hold no object to learn from")
+
+    def by_category(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Image and number in it of an object: the category uniform, then the object."""
+        members = self._by_category[rng.integers(len(self._by_category))]
+        return members[rng.integers(len(members))]
+
+    def by_image(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Image and number in it of an object: the image uniform, then the object."""
+        members = self._by_image[rng.integers(len(self._by_image))]
+        return members[rng.integers(len(members))]
+
+
 class PatchSampler:
     """Draws patches from a data set.
 
@@ -80,16 +118,8 @@ class PatchSampler:
         self.seed = seed
         self.batch_size = batch_size
         self.batches = batches
-        images = list(enumerate(dataset.images))
-        by_category: dict[int, list[tuple[int, int]]] = {}
-        for index, image in images:
-            for number, instance in enumerate(image.instances):
-                by_category.setdefault(instance.category, []).append((index, number))
-        self.by_category = [by_category[category] for category in sorted(by_category)]
-        self.with_objects = [index for index, image in images if image.instances]
-        self.complete = [index for index, image in images if image.complete]
-        if not self.with_objects:
-            raise ValueError("the annotations hold no object to learn from")
+        self.instances = InstanceSampler(dataset)
+        self.complete = [index for index, image in enumerate(dataset.images) if image.complete]
         if not self.complete and batches != "masks":
             raise ValueError(
                 'every image is marked "complete": false, so no patch can be taken for background; '
@@ -101,27 +131,19 @@ class PatchSampler:
         rng = np.random.default_rng((self.seed, epoch, index, 1))
         if self.batches == "joint":
             if index % 3 == 0:
-                return self._positive(rng, *self._instance_by_category(rng), True, True)
+                return self._positive(rng, *self.instances.by_category(rng), True, True)
             if index % 3 == 1:
-                return self._positive(rng, *self._instance_by_image(rng), True, True)
+                return self._positive(rng, *self.instances.by_image(rng), True, True)
             return self._negative(rng)
         if self.batches == "masks":
-            draw = self._instance_by_category if index % 2 == 0 else self._instance_by_image
+            draw = self.instances.by_category if index % 2 == 0 else self.instances.by_image
             return self._positive(rng, *draw(rng), True, False)
         batch = index // self.batch_size
         if np.random.default_rng((self.seed, epoch, batch, 0)).random() < 0.5:
-            return self._positive(rng, *self._instance_by_category(rng), True, False)
+            return self._positive(rng, *self.instances.by_category(rng), True, False)
         if index % 2 == 0:
-            return self._positive(rng, *self._instance_by_image(rng), False, True)
+            return self._positive(rng, *self.instances.by_image(rng), False, True)
         return self._negative(rng)
-
-    def _instance_by_category(self, rng: np.random.Generator) -> tuple[int, int]:
-        members = self.by_category[rng.integers(len(self.by_category))]
-        return members[rng.integers(len(members))]
-
-    def _instance_by_image(self, rng: np.random.Generator) -> tuple[int, int]:
-        image = self.with_objects[rng.integers(len(self.with_objects))]
-        return image, int(rng.integers(len(self.dataset.images[image].instances)))
 
     def _positive(
         self, rng: np.random.Generator, image: int, instance: int, for_mask: bool, for_score: bool
@@ -147,7 +169,7 @@ class PatchSampler:
                     index, None, (float(center[0]), float(center[1])), scale, flip, False, True
                 )
         for_mask = self.batches == "joint"
-        return self._positive(rng, *self._instance_by_image(rng), for_mask, True)
+        return self._positive(rng, *self.instances.by_image(rng), for_mask, True)
 
     # Deviation: negative-distance
     def is_negative(self, boxes: np.ndarray, center: np.ndarray, scale: float) -> bool:

@@ -38,16 +38,19 @@ class PatchMetrics:
         return asdict(self)
 
 
+def at_size(mask_logits: Float[Tensor, "b s s"], size: int) -> Float[Tensor, "b t t"]:
+    """Mask logits at a side of ``size``, bilinearly."""
+    if mask_logits.shape[-1] == size:
+        return mask_logits
+    larger = F.interpolate(mask_logits[:, None], (size, size), mode="bilinear", align_corners=False)
+    return larger[:, 0]
+
+
 def patch_ious(
     mask_logits: Float[Tensor, "b s s"], masks: UInt8[Tensor, "b t t"]
 ) -> Float[Tensor, " b"]:
     """IoU of each binarised mask with its target, at the target's size; 0 where both are empty."""
-    size = masks.shape[-1]
-    if mask_logits.shape[-1] != size:
-        mask_logits = F.interpolate(
-            mask_logits[:, None], (size, size), mode="bilinear", align_corners=False
-        )[:, 0]
-    predicted, target = mask_logits > 0, masks > 0
+    predicted, target = at_size(mask_logits, masks.shape[-1]) > 0, masks > 0
     intersection = (predicted & target).sum(dim=(1, 2))
     union = (predicted | target).sum(dim=(1, 2)).clamp(min=1)
     return intersection / union

@@ -5,7 +5,6 @@ every cell, and masks are decoded for the cells one asks for. A patch is an imag
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY, PatchGeometry
 from sharpmask.models.backbones import BACKBONES, STRIDES, Backbone
 from sharpmask.models.layers import Conv2d, Padding, WindowLinear
+from sharpmask.models.pretrained import Pretrained
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -175,7 +175,7 @@ class HeadB(HeadC):
 HEADS: dict[str, type[Head]] = {"original": HeadOriginal, "a": HeadA, "b": HeadB, "c": HeadC}
 
 
-class DeepMask(nn.Module):
+class DeepMask(Pretrained):
     """The feed-forward net: trunk, coarse mask head and score head.
 
     Args:
@@ -190,7 +190,6 @@ class DeepMask(nn.Module):
 
     mean: Tensor
     std: Tensor
-    architecture: dict[str, Any]
 
     def __init__(
         self,
@@ -259,10 +258,19 @@ class DeepMask(nn.Module):
         size = self.geometry.coarse_size
         return self.mask_head(self.mask_vectors(features, cells)).unflatten(1, (size, size))  # type: ignore[no-any-return]
 
-    def forward(self, windows: Tensor) -> tuple[Float[Tensor, "b s s"], Float[Tensor, " b"]]:
-        """Mask and score logits of single windows (B, 3, window_size, window_size), RGB 0..255."""
-        features = self.encode_patches(windows)
-        return self.decode(features, patch_cells(len(windows))), self.score(features)[:, 0, 0]
+    def forward(
+        self, images: Tensor, cells: Int[Tensor, "n 3"] | None = None
+    ) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "b *cells"]]:
+        """Mask logits of the chosen cells, and score logits, of images (B, 3, H, W), RGB 0..255.
+
+        Without ``cells`` the images are single windows (B, 3, window_size, window_size) and there
+        is one mask and one score for each; else scores come for all cells (B, rows, columns).
+        """
+        if cells is not None:
+            features = self.encode(images)
+            return self.decode(features, cells), self.score(features)
+        features = self.encode_patches(images)
+        return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
 
 
 def patch_cells(count: int) -> Int[Tensor, "count 3"]:

@@ -8,7 +8,7 @@ for the whole image and only the part that reads M runs for each window.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sharpmask.models.backbones import STRIDES
 from sharpmask.models.deepmask import DeepMask, Features, patch_cells
 from sharpmask.models.layers import Conv2d, gather_windows
+from sharpmask.models.pretrained import Pretrained
 
 Form = Literal["refactored", "concatenated"]
 Schedule = Literal["halving", "constant"]
@@ -90,7 +91,7 @@ class RefinementModule(nn.Module):
         return F.relu(mask if lateral is None else mask.add_(lateral), inplace=True)
 
 
-class SharpMask(nn.Module):
+class SharpMask(Pretrained):
     """A DeepMask whose mask head is replaced by a mask encoding and four refinement modules.
 
     Args:
@@ -105,8 +106,6 @@ class SharpMask(nn.Module):
         lateral: False removes the horizontal path (ablation).
         vertical: False removes the vertical convolutions (ablation).
     """
-
-    architecture: dict[str, Any]
 
     def __init__(
         self,
@@ -204,10 +203,19 @@ class SharpMask(nn.Module):
             mask = upsample(module(mask, lateral), self.upsampling)
         return self.predict(mask).squeeze(1)  # type: ignore[no-any-return]
 
-    def forward(self, windows: Tensor) -> tuple[Float[Tensor, "b s s"], Float[Tensor, " b"]]:
-        """Mask and score logits of single windows (B, 3, window_size, window_size), RGB 0..255."""
-        features = self.encode_patches(windows)
-        return self.decode(features, patch_cells(len(windows))), self.score(features)[:, 0, 0]
+    def forward(
+        self, images: Tensor, cells: Int[Tensor, "n 3"] | None = None
+    ) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "b *cells"]]:
+        """Mask logits of the chosen cells, and score logits, of images (B, 3, H, W), RGB 0..255.
+
+        Without ``cells`` the images are single windows (B, 3, window_size, window_size) and there
+        is one mask and one score for each; else scores come for all cells (B, rows, columns).
+        """
+        if cells is not None:
+            features = self.encode(images)
+            return self.decode(features, cells), self.score(features)
+        features = self.encode_patches(images)
+        return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
 
 
 def upsample(x: Float[Tensor, "n c s s"], mode: Upsampling) -> Float[Tensor, "n c t t"]:

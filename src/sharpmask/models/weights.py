@@ -111,6 +111,8 @@ def load(source: str | os.PathLike[str]) -> Model:
     try:
         model = build(json.loads(metadata["architecture"]))
         model.load_state_dict({key: value.float() for key, value in state.items()})
+        model.metadata = _parsed(metadata)
+        del model.metadata["architecture"]
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: {textwrap.shorten(str(error), 300)}") from None
     return model.eval()
@@ -125,9 +127,20 @@ def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
     path = resolve(source)
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-    except (SafetensorError, OSError, ValueError) as error:
+            return _parsed(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable model file: {error}") from None
+
+
+def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Values of metadata; other programs write plain text there, which is left as it is."""
+    values: dict[str, Any] = {}
+    for key, text in metadata.items():
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
 def names() -> list[str]:

@@ -158,8 +158,8 @@ def fit(
                 means = fabric.all_reduce({name: term.detach() for name, term in terms.items()})
                 assert isinstance(means, dict)
                 values = {name: mean.item() for name, mean in means.items()}
-                patches = (done - logged) * recipe.batch_size
-                values["patches_per_s"] = patches / max(seconds["all"], 1e-9)
+                samples = (done - logged) * recipe.batch_size
+                values["samples_per_s"] = samples / max(seconds["all"], 1e-9)
                 values["waiting_for_data"] = seconds["data"] / max(seconds["all"], 1e-9)
                 if log:
                     log.write(done, values)
@@ -301,7 +301,7 @@ class MetricsLog:
 
 
 class progress_bar(AbstractContextManager[Callable[[float], None]]):  # noqa: N801
-    """A bar with time left, patches per second and loss; yields what to call after each step."""
+    """A bar with time left, samples per second and loss; yields what to call after each step."""
 
     def __init__(self, recipe: Recipe, start: int, *, shown: bool) -> None:
         columns = [
@@ -310,7 +310,7 @@ class progress_bar(AbstractContextManager[Callable[[float], None]]):  # noqa: N8
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]:.0f} patches/s  loss {task.fields[loss]:.3f}"),
+            TextColumn("{task.fields[rate]:.0f} samples/s  loss {task.fields[loss]:.3f}"),
         ]
         self.progress = Progress(*columns, disable=not shown)
         self.task = self.progress.add_task(

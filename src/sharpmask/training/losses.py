@@ -1,10 +1,13 @@
-"""The joint loss of mask and score (DeepMask, section 3.2, equation 1)."""
+"""The joint loss of mask and score: of patches (DeepMask, equation 1), and of scenes."""
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sharpmask.data.patches import PatchBatch
+from sharpmask.data.scenes import SceneBatch
+from sharpmask.evaluation.patch_metrics import at_size, patch_ious
 
 
 def patch_loss(
@@ -26,14 +29,45 @@ def patch_loss(
         batch: Targets.
         score_weight: lambda.
     """
-    size = batch.masks.shape[-1]
-    # Deviation: coarse-upsampling
-    if mask_logits.shape[-1] != size:
-        mask_logits = F.interpolate(
-            mask_logits[:, None], (size, size), mode="bilinear", align_corners=False
-        )[:, 0]
-    signs = batch.masks.to(mask_logits.dtype) * 2 - 1
-    per_patch = F.softplus(-signs * mask_logits).mean(dim=(1, 2))
+    per_patch = pixel_loss(mask_logits, batch.masks)
     mask_loss = (per_patch * (1 + batch.labels) / 2 * batch.for_mask).mean()
     score_loss = (F.softplus(-batch.labels * score_logits) * batch.for_score).mean()
     return mask_loss, score_weight * score_loss
+
+
+def scene_loss(
+    mask_logits: Float[Tensor, "n s s"],
+    score_logits: Float[Tensor, "b rows columns"],
+    batch: SceneBatch,
+    *,
+    score_weight: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mask loss, a mean over the windows, and weighted score loss, over their number.
+
+    The score learns the quality of the mask: its target is the IoU of the cell's own mask where an
+    object is centred and 0 on background. A cell weighs the more the farther its score is from that
+    (quality focal loss, Li et al. 2020, equation 3), so that much easy background weighs little.
+
+    Args:
+        mask_logits: Masks of ``batch.cells`` at the network's own size.
+        score_logits: Objectness of all cells.
+        batch: Targets.
+        score_weight: Of the score loss.
+    """
+    windows = max(1, len(batch.cells))
+    mask_loss = pixel_loss(mask_logits, batch.masks).sum() / windows
+    quality = torch.zeros_like(score_logits)
+    quality[tuple(batch.cells.T)] = patch_ious(mask_logits, batch.masks).to(quality.dtype)
+    per_cell = F.binary_cross_entropy_with_logits(score_logits, quality, reduction="none")
+    per_cell = per_cell * (score_logits.sigmoid() - quality).square()
+    return mask_loss, score_weight * per_cell[batch.labels != 0].sum() / windows
+
+
+def pixel_loss(
+    mask_logits: Float[Tensor, "n s s"], masks: UInt8[Tensor, "n t t"]
+) -> Float[Tensor, " n"]:
+    """Mean logistic loss over the pixels of each mask, at the target's size."""
+    # Deviation: coarse-upsampling
+    mask_logits = at_size(mask_logits, masks.shape[-1])
+    signs = masks.to(mask_logits.dtype) * 2 - 1
+    return F.softplus(-signs * mask_logits).mean(dim=(1, 2))

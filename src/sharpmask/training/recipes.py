@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_type_hints
 
-from sharpmask.data.sampling import Batches
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -15,8 +13,12 @@ class Recipe:
 
     Attributes:
         steps: Batches to learn from.
-        batch_size: Patches in a batch, over all devices.
-        batches: What the patches of a batch are for.
+        batch_size: Patches, or scenes, in a batch, over all devices.
+        batches: What the patches of a batch are for (see ``PatchSampler``), or "scenes": dense
+            training on ``SceneDataset``.
+        scene_size: Side of the scenes.
+        scene_windows: Most windows of a scene whose masks are learned.
+        copy_paste: Mean number of objects of other photos pasted into a scene.
         optimizer: "adamw" or "sgd" (momentum .9).
         learning_rate: Of everything but the backbone. Losses are means over the batch, so the
             paper's 1e-3 on a sum of 32 patches reads .032 here.
@@ -36,7 +38,10 @@ class Recipe:
 
     steps: int
     batch_size: int
-    batches: Batches
+    batches: Literal["joint", "alternating", "masks", "scenes"]
+    scene_size: int
+    scene_windows: int
+    copy_paste: float
     optimizer: Literal["adamw", "sgd"]
     learning_rate: float
     backbone_learning_rate: float
@@ -75,7 +80,8 @@ class Recipe:
 def deepmask() -> Recipe:
     """Stage one from an ImageNet backbone in about an hour on two cores."""
     return Recipe(
-        steps=6000, batch_size=36, batches="joint", optimizer="adamw",
+        steps=6000, batch_size=36, batches="joint",
+        scene_size=0, scene_windows=0, copy_paste=0.0, optimizer="adamw",
         learning_rate=1e-3, backbone_learning_rate=2e-4, frozen_stride=4,
         weight_decay=0.05,
         schedule="cosine", warmup_steps=100, clip_norm=1.0, ema_decay=0.999,
@@ -90,10 +96,26 @@ def sharpmask() -> Recipe:
     )
 
 
+def scene_deepmask() -> Recipe:
+    """Stage one by dense training."""
+    return dataclasses.replace(
+        deepmask(), batches="scenes", batch_size=6, scene_size=352, scene_windows=12,
+        copy_paste=1.0, score_weight=0.5,
+    )  # fmt: skip
+
+
+def scene_sharpmask() -> Recipe:
+    """Stage two by dense training."""
+    return dataclasses.replace(
+        scene_deepmask(), steps=3600, learning_rate=2e-3, scene_windows=4, score_weight=0.0
+    )
+
+
 def paper_deepmask() -> Recipe:
     """Stage one as published: about 5 days on a GPU of 2015."""
     return Recipe(
-        steps=600_000, batch_size=32, batches="alternating", optimizer="sgd",
+        steps=600_000, batch_size=32, batches="alternating",
+        scene_size=0, scene_windows=0, copy_paste=0.0, optimizer="sgd",
         learning_rate=0.032, backbone_learning_rate=0.032, frozen_stride=0,
         weight_decay=5e-5,
         schedule="steps", warmup_steps=0, clip_norm=0.0, ema_decay=0.0,
@@ -111,6 +133,8 @@ def paper_sharpmask() -> Recipe:
 RECIPES = {
     "deepmask": deepmask,
     "sharpmask": sharpmask,
+    "scene-deepmask": scene_deepmask,
+    "scene-sharpmask": scene_sharpmask,
     "paper-deepmask": paper_deepmask,
     "paper-sharpmask": paper_sharpmask,
 }

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from sharpmask.data.coco import CocoDataset
 from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
+from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
 from sharpmask.evaluation.patch_metrics import measure_patches
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.weights import Model, save
 from sharpmask.training.loop import fit
-from sharpmask.training.losses import patch_loss
+from sharpmask.training.losses import patch_loss, scene_loss
 from sharpmask.training.recipes import Recipe
 
 MASK_TARGET = 112
@@ -49,20 +51,16 @@ def train(
     else:
         for layer in model.backbone.layers_to(recipe.frozen_stride):
             layer.requires_grad_(False)
-    mask_size = MASK_TARGET if isinstance(model, DeepMask) else model.geometry.patch_size
-    sampler = PatchSampler(
-        data,
-        model.geometry,
-        seed=recipe.seed,
-        batch_size=recipe.batch_size,
-        batches=recipe.batches,
-    )
-    patches = PatchDataset(sampler, mask_size=mask_size, colour_jitter=recipe.colour_jitter)
+    dataset, make_batch = samples(model, data, recipe)
 
-    def loss(network: nn.Module, batch: PatchBatch) -> dict[str, Tensor]:
-        mask_logits, score_logits = network(batch.windows)
+    def loss(network: nn.Module, batch: PatchBatch | SceneBatch) -> dict[str, Tensor]:
         weight = recipe.score_weight
-        mask, score = patch_loss(mask_logits, score_logits, batch, score_weight=weight)
+        if isinstance(batch, SceneBatch):
+            masks, scores = network(batch.images, batch.cells)
+            mask, score = scene_loss(masks, scores, batch, score_weight=weight)
+        else:
+            masks, scores = network(batch.windows)
+            mask, score = patch_loss(masks, scores, batch, score_weight=weight)
         return {"mask_loss": mask, "score_loss": score} if weight else {"mask_loss": mask}
 
     # Its patches are cut now: what is wrong with them is better said before hours of training.
@@ -71,8 +69,8 @@ def train(
         validate = validator(validation, model.geometry, VALIDATION_OBJECTS, fabric)
     figures = fit(
         model,
-        dataset=patches,
-        collate=collate,
+        dataset=dataset,
+        collate=make_batch,
         loss=loss,
         validate=validate,
         recipe=recipe,
@@ -89,6 +87,32 @@ def train(
         }
         save(model, output / "model.safetensors", metadata=metadata)
     return figures
+
+
+def samples(
+    model: Model, data: CocoDataset, recipe: Recipe
+) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
+    """The patches or scenes that a recipe asks for, and what makes a batch of them."""
+    if recipe.batches == "scenes":
+        scenes = SceneDataset(
+            data,
+            model.geometry,
+            seed=recipe.seed,
+            scene_size=recipe.scene_size,
+            windows=recipe.scene_windows,
+            copy_paste=recipe.copy_paste,
+            colour_jitter=recipe.colour_jitter,
+        )
+        return scenes, collate_scenes
+    sampler = PatchSampler(
+        data,
+        model.geometry,
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        batches=recipe.batches,
+    )
+    mask_size = MASK_TARGET if isinstance(model, DeepMask) else model.geometry.patch_size
+    return PatchDataset(sampler, mask_size=mask_size, colour_jitter=recipe.colour_jitter), collate
 
 
 def validator(

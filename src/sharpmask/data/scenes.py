@@ -1,0 +1,263 @@
+"""Scenes: pieces of photos with all the windows in them, for dense training.
+
+A scene is read once and teaches every cell of its score map, as a photo is read in inference, where
+a patch teaches one. Objects cut out of other photos are pasted in (Ghiasi et al. 2021).
+Scene k of an epoch is a pure function of (seed, epoch, k).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sharpmask.data.coco import CocoDataset
+from sharpmask.data.patches import PhotoCache, augment, cut
+from sharpmask.data.sampling import (
+    MAX_OCTAVES,
+    MAX_SHIFT,
+    NEGATIVE_OCTAVES,
+    NEGATIVE_SHIFT,
+    InstanceSampler,
+)
+from sharpmask.geometry import GREY, PatchGeometry
+from sharpmask.masks import decode
+
+SCENE_OCTAVES = (-2.75, 1.75)
+"""Scales of scenes: a quarter octave beyond those at which photos are read, Zoom^2 included."""
+VISIBLE = 0.5
+"""An object that pasted ones leave less of is neither object nor background."""
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """What a training step reads.
+
+    Attributes:
+        images: RGB.
+        labels: For each cell 1 where an object is centred, -1 for background, 0 where neither is
+            sure.
+        cells: Image, row and column of the cells that the mask head learns from; all are objects.
+        masks: Their targets, 1 on the object.
+    """
+
+    images: UInt8[Tensor, "b 3 s s"]
+    labels: Float[Tensor, "b rows columns"]
+    cells: Int[Tensor, "n 3"]
+    masks: UInt8[Tensor, "n p p"]
+
+    def to(self, device: torch.device) -> "SceneBatch":
+        """The same batch on another device."""
+        return SceneBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+def collate_scenes(items: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> SceneBatch:
+    """Stack scenes; cells get the number of their image."""
+    images, labels, cells, masks = zip(*items, strict=True)
+    numbered = [F.pad(c, (1, 0), value=k) for k, c in enumerate(cells)]
+    return SceneBatch(
+        torch.stack(images), torch.stack(labels), torch.cat(numbered), torch.cat(masks)
+    )
+
+
+@dataclass
+class SceneObject:
+    """An object in a scene's frame.
+
+    Attributes:
+        mask: Its visible part; None where its scale lets no cell learn a mask from it.
+        center: x and y of its whole box.
+        octave: Of the scene relative to the object's canonical scale.
+        learned: Whether cells near it are objects; else they are neither object nor background.
+    """
+
+    mask: Bool[np.ndarray, "s s"] | None
+    center: tuple[float, float]
+    octave: float
+    learned: bool
+
+
+class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Scenes by (epoch, number).
+
+    One in four lies anywhere in a completely labelled photo, at any scale; the others show an
+    object at its canonical scale (jittered as positives are), half of them class-balanced.
+
+    Args:
+        dataset: Images and objects.
+        geometry: Patch sizes.
+        seed: First key of every draw.
+        scene_size: Side in pixels, a multiple of the stride.
+        windows: Most cells of a scene that the mask head learns from.
+        copy_paste: Mean number of objects pasted into a scene.
+        colour_jitter: Strength of ``augment``, 0 for none.
+
+    Raises:
+        ValueError: There is no object to learn from, or ``scene_size`` does not fit.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        geometry: PatchGeometry,
+        *,
+        seed: int,
+        scene_size: int,
+        windows: int,
+        copy_paste: float = 0.0,
+        colour_jitter: float = 0.0,
+    ) -> None:
+        if scene_size % geometry.stride or scene_size < geometry.patch_size:
+            raise ValueError(
+                f"scene_size: expected a multiple of {geometry.stride} of at least "
+                f"{geometry.patch_size}, got {scene_size}"
+            )
+        self.dataset = dataset
+        self.geometry = geometry
+        self.seed = seed
+        self.scene_size = scene_size
+        self.windows = windows
+        self.copy_paste = copy_paste
+        self.colour_jitter = colour_jitter
+        largest = 2.0 ** SCENE_OCTAVES[1]
+        self.instances = InstanceSampler(
+            dataset, lambda instance: geometry.canonical_scale(np.array(instance.box)) <= largest
+        )
+        self.complete = [k for k, image in enumerate(dataset.images) if image.complete]
+        self.photo = PhotoCache(dataset)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Image, labels, cells (row, column) and masks of scene (epoch, number)."""
+        rng = np.random.default_rng((self.seed, *index, 3))
+        number, center, scale = self._place(rng, index[1])
+        scene = cut(self.photo(number), center, scale, self.scene_size, GREY)
+        objects = self._objects(number, center, scale)
+        height, width = self.dataset.images[number].size
+        # Centres of pasted objects: in the photo, and where a window fits.
+        corners = (np.array([[0, 0], [width, height]]) - center) * scale + self.scene_size / 2
+        margin = self.geometry.patch_size / 2
+        first, last = corners.clip(margin, self.scene_size - margin)
+        for _ in range(rng.poisson(self.copy_paste)):
+            self._paste(scene, objects, rng, rng.uniform(first, last))
+        if self.colour_jitter:
+            scene = augment(scene, rng, self.colour_jitter)
+        labels, owners = self._label(objects, self.dataset.images[number].complete)
+        cells = np.argwhere(labels > 0)
+        if len(cells) > self.windows:
+            chosen = rng.permutation(len(cells))
+            # The score learns the quality of a mask: nothing is known of cells without one.
+            labels[tuple(cells[chosen[self.windows :]].T)] = 0
+            cells = cells[chosen[: self.windows]]
+        side = self.geometry.patch_size
+        masks = np.zeros((len(cells), side, side), np.uint8)
+        for target, (row, column) in zip(masks, cells, strict=True):
+            top, left = row * self.geometry.stride, column * self.geometry.stride
+            target[:] = objects[owners[row, column]].mask[top : top + side, left : left + side]
+        pixels = np.asarray(scene)
+        if rng.random() < 0.5:
+            pixels, labels, masks = pixels[:, ::-1], labels[:, ::-1], masks[..., ::-1]
+            cells = cells * [1, -1] + [0, labels.shape[1] - 1]
+        return (
+            torch.from_numpy(pixels.copy()).permute(2, 0, 1),
+            torch.from_numpy(labels.copy()),
+            torch.from_numpy(cells),
+            torch.from_numpy(masks.copy()),
+        )
+
+    def _place(
+        self, rng: np.random.Generator, number: int
+    ) -> tuple[int, tuple[float, float], float]:
+        """Photo, centre (x, y) in it and scale of a scene."""
+        geometry = self.geometry
+        if number % 4 == 3 and self.complete:
+            image = self.complete[rng.integers(len(self.complete))]
+            center = rng.random(2) * self.dataset.images[image].size[::-1]
+            scale = 2 ** rng.uniform(*SCENE_OCTAVES)
+        else:
+            draw = self.instances.by_category if number % 2 == 0 else self.instances.by_image
+            image, instance = draw(rng)
+            box = np.array(self.dataset.images[image].instances[instance].box)
+            jitter = 2 ** rng.uniform(-MAX_OCTAVES, MAX_OCTAVES)
+            scale = float(geometry.canonical_scale(box)) * jitter
+            # The object's window may lie anywhere in the scene.
+            reach = (self.scene_size - geometry.patch_size) / 2 / scale
+            center = (box[:2] + box[2:]) / 2 + rng.uniform(-reach, reach, 2)
+        # No more grey than inference puts round a photo, or all of the photo.
+        first = (self.scene_size / 2 - geometry.border) / scale
+        last = np.array(self.dataset.images[image].size[::-1]) - first
+        x, y = np.clip(center, np.minimum(first, last), np.maximum(first, last)).tolist()
+        return image, (x, y), scale
+
+    def _objects(self, number: int, center: tuple[float, float], scale: float) -> list[SceneObject]:
+        """The photo's objects whose scale is near enough to matter."""
+        image = self.dataset.images[number]
+        boxes = np.concatenate([image.boxes, np.array(image.crowds).reshape(-1, 4)])
+        octaves = np.log2(scale / self.geometry.canonical_scale(boxes))
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+        centers = (middles - center) * scale + self.scene_size / 2
+        objects = []
+        for k in np.flatnonzero(np.abs(octaves) < NEGATIVE_OCTAVES):
+            learned = bool(k < len(image.instances) and abs(octaves[k]) <= MAX_OCTAVES)
+            mask = None
+            if learned:
+                full = Image.fromarray(decode(image.instances[k].rle) * np.uint8(255))
+                mask = np.asarray(cut(full, center, scale, self.scene_size, 0)) >= 128
+            x, y = centers[k].tolist()
+            objects.append(SceneObject(mask, (x, y), float(octaves[k]), learned))
+        return objects
+
+    def _paste(
+        self,
+        scene: Image.Image,
+        objects: list[SceneObject],
+        rng: np.random.Generator,
+        center: Float[np.ndarray, "2"],
+    ) -> None:
+        """Paste an object cut out of some photo, near its canonical scale, over the others."""
+        number, index = self.instances.by_image(rng)
+        instance = self.dataset.images[number].instances[index]
+        left, top, right, bottom = (int(value) for value in instance.box)
+        octave = rng.uniform(-MAX_OCTAVES, MAX_OCTAVES)
+        scale = float(self.geometry.canonical_scale(np.array(instance.box))) * 2**octave
+        size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+        corner = round(center[0] - size[0] / 2), round(center[1] - size[1] / 2)
+        box = (left, top, right, bottom)
+        photo = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=box)
+        full = Image.fromarray(decode(instance.rle) * np.uint8(255))
+        shape = full.resize(size, Image.Resampling.BILINEAR, box=box)
+        scene.paste(photo, corner, shape)
+        canvas = Image.new("L", scene.size)
+        canvas.paste(shape, corner)
+        mask = np.asarray(canvas) >= 128
+        for other in objects:
+            if other.mask is not None and other.learned:
+                visible = other.mask & ~mask
+                other.learned = bool(visible.sum() >= VISIBLE * other.mask.sum())
+                other.mask = visible
+        middle = (corner[0] + size[0] / 2, corner[1] + size[1] / 2)
+        objects.append(SceneObject(mask, middle, float(octave), learned=True))
+
+    def _label(
+        self, objects: list[SceneObject], complete: bool
+    ) -> tuple[Float[np.ndarray, "rows columns"], Int[np.ndarray, "rows columns"]]:
+        """Label of each cell, and which object a cell with label 1 is centred on."""
+        geometry = self.geometry
+        count = geometry.num_cells(self.scene_size)
+        labels = np.full((count, count), -1.0 if complete else 0.0, np.float32)
+        owners = np.zeros((count, count), np.int64)
+        nearest = np.full((count, count), np.inf)
+        middles = np.arange(count) * geometry.stride + geometry.patch_size / 2
+        for number, item in enumerate(objects):
+            x, y = item.center
+            shift = np.maximum.outer(np.abs(middles - y), np.abs(middles - x))
+            labels[(shift < NEGATIVE_SHIFT) & (labels < 0)] = 0
+            if item.learned:
+                distance = shift / MAX_SHIFT + abs(item.octave) / MAX_OCTAVES
+                mine = (shift <= MAX_SHIFT) & (distance < nearest)
+                labels[mine], owners[mine] = 1, number
+                nearest[mine] = distance[mine]
+        return labels, owners
