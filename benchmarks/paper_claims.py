@@ -1,7 +1,7 @@
 """The papers' comparisons, at small scale: heads, refinement, ablations, all at one budget.
 
 Trained rows have the MobileNetV2 trunk, start from its ImageNet file and see the same number of
-patches with the same seed; refinements stand on the head C trained here. Rows with the published
+scenes with the same seed; refinements stand on the head C trained here. Rows with the published
 trunks (VGG-A, ResNet-50) have random weights: they show size, work and time. Ranking is the
 paper's: by score alone, masks cut at .2. Runs resume where they were stopped.
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--patches", type=int, default=9600, help="seen in each stage")
+    parser.add_argument("--steps", type=int, default=330, help="of each stage")
     parser.add_argument("--photos", type=int, default=50, help="of --val, spread evenly by id")
     arguments = parser.parse_args()
     data = load_coco(arguments.train, arguments.images)
@@ -116,7 +116,8 @@ def main() -> None:
         "paper_claims",
         {
             "config": {
-                "patches_per_stage": arguments.patches,
+                "steps_of_each_stage": arguments.steps,
+                "scenes_in_a_step": RECIPES["deepmask"]().batch_size,
                 "photos": len(truth.images),
                 "train": [path.name for path in arguments.train],
                 "val": arguments.val.name,
@@ -183,7 +184,7 @@ def trained(
     else:
         load_backbone(model.backbone, arguments.init)
         recipe = RECIPES["deepmask"]()
-    steps = arguments.patches // recipe.batch_size
+    steps = arguments.steps
     train(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         data=data,

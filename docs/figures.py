@@ -50,6 +50,39 @@ def patches() -> str:
     return table(header, rows)
 
 
+def claims() -> str:
+    """The papers' comparisons at small scale."""
+    header = ["model", "parameters", "GFLOP", "time", "patch IoU"]
+    header += ["box AR@10", "@100", "@1000", "mask AR@10", "@100", "@1000"]
+    rows = []
+    for name, row in result("paper_claims")["rows"].items():
+        cells = [f"{row['parameters'] / 1e6:.1f} M", f"{row['gflop']:.0f}"]
+        cells.append(f"{row['relative_time']:.2f}")
+        if "patch_iou" in row:
+            cells.append(f"{100 * row['patch_iou']:.1f}")
+            for kind in ("box_AR", "mask_AR"):
+                cells += [f"{100 * row[kind][f'AR@{count}']:.1f}" for count in (10, 100, 1000)]
+        else:
+            cells += ["-"] * 7
+        rows.append([name, *cells])
+    return table(header, rows)
+
+
+def headline_ratios() -> str:
+    """The review's two headline ratios, here and in the paper."""
+    rows = result("paper_claims")["rows"]
+    sharp, original = rows["MobileNetV2, SharpMask, k = 32"], rows["MobileNetV2, original head"]
+    time = rows["ResNet-50, SharpMask, k = 32"]["relative_time"]
+    recall = sharp["mask_AR"]["AR@100"] / original["mask_AR"]["AR@100"]
+    return table(
+        ["ratio of SharpMask to DeepMask original", "here", "reported in the paper"],
+        [
+            ["time per image", f"{time:.2f}", f".76 s / 1.59 s = {0.76 / 1.59:.2f}"],
+            ["mask AR@100", f"{recall:.2f}", f"27.6 / 24.5 = {27.6 / 24.5:.2f}"],
+        ],
+    )
+
+
 def card(name: str) -> str:
     """What a shipped model says of itself."""
     from sharpmask.models.weights import load, read_metadata, resolve

@@ -133,15 +133,15 @@ def test_stage_one_begins_from_a_backbone(stage_one, given, tmp_path):
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(given, tmp_path, monkeypatch):
-    patch_loss = stages.patch_loss
+    scene_loss = stages.scene_loss
 
     def interrupted_loss(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
-        return patch_loss(*arguments, **options)
+        return scene_loss(*arguments, **options)
 
     command = ["deepmask", *given, *THIN, *SHORT]
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "patch_loss", interrupted_loss)
+        patch.setattr(stages, "scene_loss", interrupted_loss)
         result = invoke(*command)
     assert result.exit_code == 130
     said = result.stderr.splitlines()[-1]

@@ -12,7 +12,9 @@ def write(path, content):
     return path
 
 
-def test_results_are_read_image_by_image_in_any_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kept", [0, 17, 40])
+def test_results_are_read_image_by_image_in_any_order(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(coco_files, "_KEPT_RECORDS", kept)
     monkeypatch.setattr(coco_files, "_CHUNK_BYTES", 150)  # so that records cross chunks
     records = [
         {"image_id": 7 - index % 3, "score": index / 40, "note": 'é, ] } \\ " ' * (index % 3)}

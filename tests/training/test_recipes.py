@@ -16,7 +16,7 @@ def test_every_recipe_is_complete(name):
     # Thirds or halves come out even, also on two devices.
     assert recipe.batch_size % {"joint": 6, "scenes": 2}.get(recipe.batches, 4) == 0
     is_mask_stage = name.endswith("sharpmask")
-    is_dense = name.startswith("scene-")
+    is_dense = "-" not in name
     assert (recipe.batches == "scenes") is is_dense
     assert (recipe.batches == "masks") is (is_mask_stage and not is_dense)
     assert (recipe.score_weight == 0) is is_mask_stage

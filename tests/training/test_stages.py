@@ -26,12 +26,13 @@ from sharpmask.training.stages import train, validation_patches, validator
 
 SMALL = PatchGeometry(patch_size=32, context=16, object_size=18, coarse_size=14)
 ONE = dataclasses.replace(
-    recipes.deepmask(), steps=30, batch_size=12, learning_rate=1e-2, backbone_learning_rate=1e-2,
-    warmup_steps=5, ema_decay=0.8, validate_every=15, colour_jitter=0.1, score_weight=1.0,
+    recipes.patches_deepmask(), steps=30, batch_size=12, learning_rate=1e-2,
+    backbone_learning_rate=1e-2, warmup_steps=5, ema_decay=0.8, validate_every=15,
+    colour_jitter=0.1, score_weight=1.0,
 )  # fmt: skip
 TWO = dataclasses.replace(
-    recipes.sharpmask(), steps=16, batch_size=6, learning_rate=5e-3, warmup_steps=2, ema_decay=0.5,
-    validate_every=16,
+    recipes.patches_sharpmask(), steps=16, batch_size=6, learning_rate=5e-3, warmup_steps=2,
+    ema_decay=0.5, validate_every=16,
 )  # fmt: skip
 
 

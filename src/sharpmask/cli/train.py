@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, complain, out
 from sharpmask.data.coco import CocoDataset, leave_out_unreadable, load_coco
+from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.weights import Model, build, load, load_backbone
@@ -37,15 +38,15 @@ def deepmask(
     images: Images,
     output: Output,
     val: Val = None,
-    backbone: Annotated[
-        str, typer.Option(help="mobilenet_v2, resnet18, resnet34, resnet50, vgg11 or vgg16.")
-    ] = "mobilenet_v2",
+    backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
     head: Annotated[str, typer.Option(help="original, a, b or c.")] = "c",
     bottleneck_channels: Annotated[int, typer.Option(min=1, help="Width of the bottleneck.")] = 128,
     init: Annotated[
         str | None, typer.Option(help="ImageNet weights of the backbone: file or repository.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="deepmask or paper-deepmask.")] = "deepmask",
+    recipe: Annotated[
+        str, typer.Option(help="deepmask, patches-deepmask or paper-deepmask.")
+    ] = "deepmask",
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -81,7 +82,9 @@ def sharpmask(
     skip_channels: Annotated[int, typer.Option(min=1, help="k of the skip features.")] = 32,
     schedule: Annotated[str, typer.Option(help="halving or constant.")] = "halving",
     upsampling: Annotated[str, typer.Option(help="bilinear or nearest.")] = "bilinear",
-    recipe: Annotated[str, typer.Option(help="sharpmask or paper-sharpmask.")] = "sharpmask",
+    recipe: Annotated[
+        str, typer.Option(help="sharpmask, patches-sharpmask or paper-sharpmask.")
+    ] = "sharpmask",
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,

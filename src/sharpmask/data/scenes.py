@@ -81,6 +81,7 @@ class SceneObject:
     learned: bool
 
 
+# Deviation: scenes
 class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     """Scenes by (epoch, number).
 

@@ -15,6 +15,8 @@ Record = Mapping[str, Any]
 """One entry of a COCO file, as parsed from JSON."""
 
 _CHUNK_BYTES = 1 << 24
+_KEPT_RECORDS = 500_000
+"""So many records of a results file stay parsed, about a kilobyte each; others are read again."""
 _LIST_START = re.compile(r"(?:\xef\xbb\xbf)?\s*\[")
 _SEPARATOR = re.compile(r"[\s,]*")
 
@@ -71,8 +73,8 @@ def load_ground_truth(path: Path) -> GroundTruth:
 class ResultsFile:
     """A COCO results file, read image by image; its records may lie in any order.
 
-    Opening it goes through the file once and keeps 24 bytes per record: five million proposals
-    need 120 MB, not the many GB of the parsed file.
+    Opening it goes through the file once and keeps 24 bytes per record, and the first half million
+    records as they are: five million proposals need less than a GB, not the many GB of all.
 
     Attributes:
         path: The file.
@@ -87,6 +89,7 @@ class ResultsFile:
         """
         self.path = path
         self.has_masks = False
+        self._kept: list[Record] = []
         ids, starts, ends = array("q"), array("q"), array("q")
         for record, start, end in self._scan():
             index = len(ids)
@@ -95,13 +98,15 @@ class ResultsFile:
                     f"{path}: record {index} needs an integer image_id, got {str(record)[:80]}"
                 )
             self.has_masks |= bool(record.get("segmentation"))
+            if index < _KEPT_RECORDS:
+                self._kept.append(record)
             ids.append(record["image_id"])
             starts.append(start)
             ends.append(end)
         image_ids = np.array(ids, np.int64)
-        order = np.argsort(image_ids, kind="stable")
-        self._ids, self._firsts = np.unique(image_ids[order], return_index=True)
-        self._spans = np.stack([starts, ends], axis=1, dtype=np.int64)[order]
+        self._order = np.argsort(image_ids, kind="stable")
+        self._ids, self._firsts = np.unique(image_ids[self._order], return_index=True)
+        self._spans = np.stack([starts, ends], axis=1, dtype=np.int64)
 
     @property
     def image_ids(self) -> list[int]:
@@ -118,11 +123,15 @@ class ResultsFile:
         if at == len(self._ids) or self._ids[at] != image_id:
             return []
         last = self._firsts[at + 1] if at + 1 < len(self._ids) else len(self._spans)
-        spans = self._spans[self._firsts[at] : last].tolist()
+        order = self._order[self._firsts[at] : last]
+        kept = [self._kept[index] for index in order[order < len(self._kept)].tolist()]
+        spans = self._spans[order[order >= len(self._kept)]].tolist()
+        if not spans:
+            return kept
         with self.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             text = b",".join(content[start:end] for start, end in spans)
         records: list[Record] = json.loads(b"[%b]" % text)
-        return records
+        return kept + records
 
     def _scan(self) -> Iterator[tuple[Any, int, int]]:
         """Yield every record with the bytes it starts and ends at."""
@@ -143,6 +152,8 @@ class ResultsFile:
                     return
                 try:
                     record, end = parse(text, at)
+                    if not text[at:end].isascii():
+                        record = json.loads(text[at:end].encode("latin-1"))
                 except (ValueError, RecursionError):
                     # The record may go on in the next chunk, but none is longer than a chunk.
                     chunk = file.read(_CHUNK_BYTES)
