@@ -184,28 +184,13 @@ class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise 3x3, project 1x1 (MobileNetV2)."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        stride: int,
-        expand: int,
-        padding: Padding,
-        dilation: int = 1,
+        self, in_channels: int, out_channels: int, stride: int, expand: int, padding: Padding
     ) -> None:
         super().__init__()
         hidden = in_channels * expand
         layers: list[nn.Module] = [] if expand == 1 else [conv_relu6(in_channels, hidden, 1)]
         layers += [
-            conv_relu6(
-                hidden,
-                hidden,
-                3,
-                stride=stride,
-                groups=hidden,
-                dilation=dilation,
-                padding=padding,
-            ),
+            conv_relu6(hidden, hidden, 3, stride=stride, groups=hidden, padding=padding),
             Conv2d(hidden, out_channels, 1),
         ]
         self.conv = nn.Sequential(*layers)
@@ -232,7 +217,6 @@ def conv_relu6(
     *,
     stride: int = 1,
     groups: int = 1,
-    dilation: int = 1,
     padding: Padding = "symmetric",
 ) -> nn.Sequential:
     """Convolution and ReLU6; stride 2 is padded as TensorFlow does, like the ImageNet weights."""
@@ -242,7 +226,6 @@ def conv_relu6(
         kernel_size,
         stride=stride,
         groups=groups,
-        dilation=dilation,
         padding=padding,
         tensorflow=stride == 2,
     )
@@ -250,15 +233,10 @@ def conv_relu6(
 
 
 class MobileNetV2(Backbone):
-    """MobileNetV2 1.0 to stride 16.
+    """MobileNetV2 1.0 to stride 16 (features.0 to features.13).
 
     Its block outputs are linear with a deviation of 3 to 6, so the four maps are divided by
     ``FEATURE_DEVIATION`` for heads that are initialised for unit features.
-
-    Args:
-        dilated: Go on to features.16, whose convolutions are dilated instead of strided (DeepLab's
-            way to keep stride 16); the last map is then features.13 and features.16 together.
-        padding: Border of the 3x3 convolutions.
     """
 
     FEATURE_DEVIATION = 4.0
@@ -266,52 +244,35 @@ class MobileNetV2(Backbone):
     SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
     TAPS = (1, 3, 6, 13)
 
-    def __init__(self, *, dilated: bool = False, padding: Padding = "symmetric") -> None:
+    def __init__(self, *, padding: Padding = "symmetric") -> None:
         super().__init__()
         layers: list[nn.Module] = [conv_relu6(3, 32, 3, stride=2, padding=padding)]
         in_channels = 32
         for expand, channels, repeats, first_stride in self.SETTINGS:
             for position in range(repeats):
                 stride = first_stride if position == 0 else 1
-                layers.append(
-                    InvertedResidual(
-                        in_channels, channels, stride=stride, expand=expand, padding=padding
-                    )
-                )
+                layers.append(InvertedResidual(in_channels, channels, stride, expand, padding))
                 in_channels = channels
-        if dilated:
-            # features.14 halves its map in the published net; here those after it skip every
-            # second value instead.
-            layers += [
-                InvertedResidual(
-                    channels, 160, stride=1, expand=6, padding=padding, dilation=dilation
-                )
-                for channels, dilation in ((96, 1), (160, 2), (160, 2))
-            ]
         self.features = nn.Sequential(*layers)
-        self.channels = (16, 24, 32, 256 if dilated else 96)
+        self.channels = (16, 24, 32, 96)
         for module in self.modules():
             if isinstance(module, Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Outputs of blocks 1, 3, 6, 13 (and 16), scaled to about unit deviation."""
+        """Outputs of blocks 1, 3, 6, 13, scaled to about unit deviation."""
         maps: list[Tensor] = []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.TAPS:
                 maps.append(x / self.FEATURE_DEVIATION)
-        if index > self.TAPS[-1]:
-            maps[3] = torch.cat([maps[3], x / self.FEATURE_DEVIATION], dim=1)
         return maps[0], maps[1], maps[2], maps[3]
 
     def layers_to(self, stride: int) -> list[nn.Module]:
         """Blocks up to the tap of a stride."""
-        layers = list(self.features.children())
-        taps = [*self.TAPS[:-1], len(layers) - 1]
-        ends = [tap for tap, s in zip(taps, STRIDES, strict=True) if s <= stride]
-        return layers[: ends[-1] + 1] if ends else []
+        taps = [tap for tap, s in zip(self.TAPS, STRIDES, strict=True) if s <= stride]
+        return list(self.features.children())[: taps[-1] + 1] if taps else []
 
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -321,7 +282,6 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "vgg11": lambda **options: VGG((1, 1, 2, 2, 2), **options),
     "vgg16": lambda **options: VGG((2, 2, 3, 3, 3), **options),
     "mobilenet_v2": lambda **options: MobileNetV2(**options),
-    "mobilenet_v2_dilated": lambda **options: MobileNetV2(dilated=True, **options),
 }
 """Backbones by torchvision's names; vgg11 is the VGG-A of DeepMask."""
 

@@ -36,7 +36,6 @@ class Conv2d(nn.Conv2d):
         stride: 1 or 2; sizes are divided rounding up.
         groups: As in torch.
         padding: How the border is continued.
-        dilation: Distance between the kernel's taps.
         tensorflow: With stride 2, pad an even side on its far end only, as TensorFlow does.
     """
 
@@ -48,19 +47,16 @@ class Conv2d(nn.Conv2d):
         *,
         stride: int = 1,
         groups: int = 1,
-        dilation: int = 1,
         padding: Padding = "symmetric",
         tensorflow: bool = False,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, groups=groups, dilation=dilation
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
         self.border: Padding = padding
         self.tensorflow = tensorflow
 
     def pad(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hp wp"]:
         """Continue the border as far as the kernel reaches."""
-        after = self.dilation[0] * (self.kernel_size[0] // 2)
+        after = self.kernel_size[0] // 2
         top, left = (
             0 if self.tensorflow and side % 2 == 0 else after for side in (x.shape[2], x.shape[3])
         )
@@ -70,15 +66,13 @@ class Conv2d(nn.Conv2d):
 
     def valid(self, x: Float[Tensor, "b c hp wp"]) -> Float[Tensor, "b d hs ws"]:
         """Convolve what is already padded."""
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
         """Convolve; height and width become ceil(side / stride)."""
         if self.border == "zero" and not self.tensorflow:
-            padding = self.dilation[0] * (self.kernel_size[0] // 2)
-            return F.conv2d(
-                x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
-            )
+            padding = self.kernel_size[0] // 2
+            return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
         return self.valid(x if self.kernel_size[0] == 1 else self.pad(x))
 
 

@@ -85,7 +85,7 @@ def deepmask() -> Recipe:
         learning_rate=1e-3, backbone_learning_rate=2e-4, frozen_stride=4,
         weight_decay=0.05,
         schedule="cosine", warmup_steps=100, clip_norm=1.0, ema_decay=0.999,
-        score_weight=0.5, colour_jitter=0.4, validate_every=500, seed=0,
+        score_weight=0.5, colour_jitter=0.4, validate_every=1000, seed=0,
     )  # fmt: skip
 
 
