@@ -34,7 +34,7 @@ from sharpmask.training.recipes import RECIPES
 from sharpmask.training.stages import train, validator
 
 TIMED_PROPOSALS = 500
-TIMED_ROUNDS = 3
+TIMED_ROUNDS = 2
 REFERENCE = "VGG-A, original head"
 
 
@@ -94,8 +94,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=330, help="of each stage")
-    parser.add_argument("--photos", type=int, default=50, help="of --val, spread evenly by id")
+    parser.add_argument("--steps", type=int, default=150, help="of each stage")
+    parser.add_argument("--photos", type=int, default=40, help="of --val, spread evenly by id")
     arguments = parser.parse_args()
     data = load_coco(arguments.train, arguments.images)
     validation = load_coco(arguments.val, arguments.images)

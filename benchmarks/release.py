@@ -1,27 +1,31 @@
 """Make the weights file that ships with the package out of a run, and measure it.
 
 Writes src/sharpmask/weights/NAME.safetensors (float16; metadata: architecture, recipe, data,
-parameters, figures) and SHA256SUMS beside it, benchmarks/results/evaluation_NAME.json and plots.
+parameters, licence, figures) and SHA256SUMS beside it, and for each pyramid
+benchmarks/results/evaluation_NAME[_SCALES].json and plots. Ranking and threshold were chosen on
+every third photo by id; "held_out" are the figures of the others.
 
-    python benchmarks/release.py RUN NAME ANN.json IMAGES [--data TEXT]
+    python benchmarks/release.py RUN NAME ANN.json IMAGES [--data TEXT] [--scales zoom ...]
 """
 
 import argparse
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from rich.progress import track
 
 from machine import RESULTS, describe
-from sharpmask.cli.evaluate import evaluate_model
 from sharpmask.data.coco import load_coco
-from sharpmask.evaluation.coco_files import load_ground_truth
+from sharpmask.evaluation.coco_files import GroundTruth, load_ground_truth
+from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator
 from sharpmask.evaluation.report import results_table, write_report
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.weights import load, read_metadata, save
+from sharpmask.models.weights import Model, load, read_metadata, save
 from sharpmask.training.stages import validator
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "sharpmask" / "weights"
@@ -34,42 +38,72 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--data", default="", help="where the training data came from")
+    parser.add_argument("--scales", action="append", default=["default"], help="one more pyramid")
     arguments = parser.parse_args()
     stored = read_metadata(arguments.run)
     path = WEIGHTS / f"{arguments.name}.safetensors"
-    metadata = {"recipe": stored["recipe"], "data": stored["data"] | {"source": arguments.data}}
-    metadata["licence"] = "Apache-2.0; see NOTICE"
     trained = load(arguments.run)
-    metadata["parameters"] = sum(p.numel() for p in trained.parameters())
+    metadata = {
+        "recipe": stored["recipe"],
+        "data": stored["data"] | {"source": arguments.data},
+        "parameters": sum(p.numel() for p in trained.parameters()),
+        "licence": "Apache-2.0; see NOTICE",
+    }
     save(trained, path, metadata=metadata, dtype=torch.float16)
 
     # What is measured is what ships: the rounded weights.
     model = load(path)
     data = load_coco(arguments.annotations, arguments.images)
     fabric = Fabric(accelerator="cpu", devices=1)
-    patches = validator(data, model.geometry, None, fabric)(model)
+    figures: dict[str, Any] = {"annotations": arguments.annotations.name}
+    figures["patches"] = validator(data, model.geometry, None, fabric)(model)
     truth = load_ground_truth(arguments.annotations)
-    proposer = Proposer(model, num_proposals=1000)
-    evaluation = evaluate_model(truth, arguments.images, proposer)
-    Console(width=130).print(results_table({arguments.name: evaluation}))
-    settings = {"annotations": arguments.annotations.name, "machine": describe()}
-    report, *_ = write_report(
-        RESULTS / "plots" / arguments.name, arguments.name, evaluation, settings
-    )
-    report.replace(RESULTS / f"evaluation_{arguments.name}.json")
-    figures = {"patches": patches, "box_AR": evaluation.boxes.figures()}
-    if evaluation.masks and evaluation.boundary:
-        figures |= {
-            "mask_AR": evaluation.masks.figures(),
-            "boundary": asdict(evaluation.boundary),
+    for scales in arguments.scales:
+        method = arguments.name + ("" if scales == "default" else f" --scales {scales}")
+        everything, held_out = evaluate(model, scales, truth, arguments.images)
+        Console(width=130).print(results_table({method: everything, "held out": held_out}))
+        settings = {
+            "annotations": arguments.annotations.name,
+            "held_out": summary(held_out),
+            "machine": describe(),
         }
-    metadata["figures"] = {"annotations": arguments.annotations.name, **figures}
-    save(model, path, metadata=metadata, dtype=torch.float16)
+        name = method.replace(" --scales ", "_")
+        report, *_ = write_report(RESULTS / "plots" / name, method, everything, settings)
+        report.replace(RESULTS / f"evaluation_{name}.json")
+        if scales == "default":
+            figures |= summary(everything)
+    save(model, path, metadata=metadata | {"figures": figures}, dtype=torch.float16)
     sums = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
         for file in sorted(WEIGHTS.glob("*.safetensors"))
     ]
     (WEIGHTS / "SHA256SUMS").write_text("".join(sums))
+
+
+def evaluate(
+    model: Model, scales: str, truth: GroundTruth, images: Path
+) -> tuple[Evaluation, Evaluation]:
+    """Figures of all photos, and of those on which nothing was chosen."""
+    proposer = Proposer(model, num_proposals=1000, scales=scales)
+    everything, held_out = ProposalEvaluator(), ProposalEvaluator()
+    ordered = sorted(truth.images, key=lambda image: image["id"])
+    for number, image in enumerate(track(ordered, scales)):
+        found = proposer(images / image["file_name"]).to_coco(image["id"])
+        for evaluator in (everything, held_out) if number % 3 else (everything,):
+            evaluator.add(image, truth.annotations[image["id"]], found)
+    return everything.summarize(), held_out.summarize()
+
+
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """The figures of a table."""
+    assert evaluation.masks is not None
+    assert evaluation.boundary is not None
+    return {
+        "photos": evaluation.images,
+        "box_AR": evaluation.boxes.figures(),
+        "mask_AR": evaluation.masks.figures(),
+        "boundary": asdict(evaluation.boundary),
+    }
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+import sharpmask.proposals
 from sharpmask.proposals import Proposals
 
 IMAGE_SIZE = (48, 70)
@@ -150,19 +151,27 @@ def test_lists_handed_out_are_the_callers_own():
 def slow_suppression(masks, threshold):
     kept = []
     for number, mask in enumerate(masks):
-        if all(iou(mask, masks[better]) <= threshold for better in kept):
+        if mask.any() and all(iou(mask, masks[better]) <= threshold for better in kept):
             kept.append(number)
     return kept
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.6])
 @pytest.mark.parametrize("seed", range(3))
-def test_suppression_is_greedy(seed, threshold):
+@pytest.mark.parametrize("chunk", [7, 64])
+def test_suppression_is_greedy(seed, threshold, chunk, monkeypatch):
+    monkeypatch.setattr(sharpmask.proposals, "SUPPRESSION_CHUNK", chunk)
     proposals = make(60, seed)
     kept = slow_suppression(list(proposals.masks()), threshold)
     assert 1 < len(kept) < 60
     assert proposals.suppressed(threshold).scores.tolist() == proposals.scores[kept].tolist()
-    assert np.flatnonzero(~proposals.repeats(threshold)).tolist() == kept
+    repeats = [k for k in range(60) if k not in kept and proposals.areas[k]]
+    for count in (1, len(kept) - 1, len(kept) + 2, 60):
+        first, distinct = proposals.distinct_first(threshold, count)
+        expected = (kept + repeats)[:count]
+        assert first.scores.tolist() == proposals.scores[expected].tolist()
+        assert first.rles() == [proposals.rles()[k] for k in expected]
+        assert distinct == min(count, len(kept))
 
 
 def test_what_is_suppressed_suppresses_nothing():

@@ -12,6 +12,9 @@ from sharpmask import masks
 from sharpmask.drawing import draw_masks
 from sharpmask.masks import Rle
 
+SUPPRESSION_CHUNK = 64
+"""Masks pasted and compared at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
@@ -102,23 +105,47 @@ class Proposals:
             )
         ]
 
-    def repeats(self, threshold: float) -> Bool[np.ndarray, " n"]:
-        """Which have a mask IoU above ``threshold`` with an earlier one that is no repeat."""
-        alike = masks.rle_iou(self._rles, self._rles) > threshold
-        repeats = np.zeros(len(self), bool)
-        for index in range(len(self)):
-            if not repeats[index]:
-                repeats[index + 1 :] |= alike[index, index + 1 :]
-        return repeats
+    def distinct_first(self, threshold: float, count: int) -> tuple["Proposals", int]:
+        """The best ``count``, those that repeat a better one put last; empty masks are left out.
+
+        A mask repeats another if their IoU exceeds ``threshold`` and the other repeats none
+        (greedy non-maximum suppression). No more masks are pasted than it takes to find them.
+
+        Returns:
+            The proposals, and how many of them are distinct.
+        """
+        distinct: list[int] = []
+        repeats: list[int] = []
+        rles: dict[int, Rle] = {}
+        for start in range(0, len(self), SUPPRESSION_CHUNK):
+            part = self[start : start + SUPPRESSION_CHUNK]
+            alike = masks.rle_iou(part._rles, part._rles) > threshold
+            overlaps = masks.rle_iou(part._rles, [rles[index] for index in distinct])
+            repeated = np.any(overlaps > threshold, axis=1)
+            for index in np.flatnonzero(part.areas).tolist():
+                rles[start + index] = part._rles[index]
+                if repeated[index]:
+                    repeats.append(start + index)
+                else:
+                    distinct.append(start + index)
+                    repeated |= alike[index]
+            if len(distinct) >= count:
+                break
+        chosen = [*distinct, *repeats][:count]
+        proposals = self[np.array(chosen, int)]
+        proposals.__dict__["_rles"] = [rles[index] for index in chosen]
+        return proposals, min(count, len(distinct))
 
     def suppressed(self, threshold: float) -> "Proposals":
-        """Without the repeats: greedy non-maximum suppression."""
-        return self[~self.repeats(threshold)]
+        """Without those that repeat a better one: greedy non-maximum suppression."""
+        proposals, distinct = self.distinct_first(threshold, len(self))
+        return proposals[:distinct]
 
     def plot(self, count: int = 10, repeats: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """The best ``count`` masks drawn on the photo, the best on top.
 
         Of masks whose IoU exceeds ``repeats`` only the best is drawn, or nothing could be seen.
         """
-        best = self[: 10 * count].suppressed(repeats)[:count]
+        best, distinct = self[: 10 * count].distinct_first(repeats, count)
+        best = best[:distinct]
         return draw_masks(self.image, best.masks(), [f"{score:.2f}" for score in best.scores])

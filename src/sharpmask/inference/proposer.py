@@ -127,16 +127,11 @@ class Proposer:
         proposals = Proposals(
             pixels, scores[order], windows[order], masks[order], self.mask_threshold
         )
-        return self.demote_repeats(proposals[proposals.areas > 0])[: self.num_proposals]
-
-    def demote_repeats(self, proposals: Proposals) -> Proposals:
-        """Rank masks that repeat a better one behind all others, and lower their scores to fit."""
-        if self.suppression == 1 or not len(proposals):
-            return proposals
-        repeats = proposals.repeats(self.suppression)
-        ranked = proposals[np.argsort(repeats, kind="stable")]
-        first = np.count_nonzero(~repeats)
-        ranked.scores[first:] *= ranked.scores[:first].min()
+        if self.suppression == 1:
+            return proposals[proposals.areas > 0][: self.num_proposals]
+        ranked, distinct = proposals.distinct_first(self.suppression, self.num_proposals)
+        # What repeats a better mask scores below all that do not.
+        ranked.scores[distinct:] *= ranked.scores[:distinct].min(initial=1)
         return ranked
 
     def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Level]:
