@@ -45,8 +45,8 @@ def patches() -> str:
     for name, figures in result("patches")["models"].items():
         values = [figures[key] for key in ("mean_iou", "median_iou", "iou_50", "iou_70")]
         rows.append([f"`{name}`", *(f"{100 * value:.1f}" for value in values)])
-        rows[-1].append(f"{100 * figures['score_accuracy']:.1f}")
-    header = ["model", "mean IoU", "median IoU", "IoU > .5", "IoU > .7", "score accuracy"]
+        rows[-1].append(f"{100 * figures['score_auc']:.1f}")
+    header = ["model", "mean IoU", "median IoU", "IoU > .5", "IoU > .7", "score AUC"]
     return table(header, rows)
 
 

@@ -79,27 +79,30 @@ def test_the_summary_by_hand():
         (windows(*numbers), torch.stack([one] * len(numbers)), torch.tensor(labels))
         for numbers, labels in (([0, 1, 3], [1.0, 1, -1]), ([2, 4, 5], [1.0, -1, -1]))
     )
-    # Positives 0, 1, 2: IoU 1, 1/2, 0; two of three scores positive.
-    # Negatives 3, 4, 5: two of three scores negative; their masks are not looked at.
+    # Positives 0, 1, 2: IoU 1, 1/2, 0; the masks of the negatives 3, 4, 5 are not looked at.
+    # Scores 2, -1, 3 against -4, 5, -1: 2 + 1.5 + 2 of nine pairs are in order.
     assert measure_patches(model, batches) == PatchMetrics(
         mean_iou=0.5,
         median_iou=0.5,
         iou_50=pytest.approx(1 / 3),
         iou_70=pytest.approx(1 / 3),
-        score_accuracy=pytest.approx(2 / 3),
+        score_auc=pytest.approx(5.5 / 9),
         patches=6,
     )
 
 
-def test_positives_and_negatives_weigh_the_same():
-    model = Answers([FULL] * 5, [1, -1, -1, -1, 1])
-    batch = (
-        windows(0, 1, 2, 3, 4),
-        torch.stack([mask("11", "11")] * 5),
-        torch.tensor([1.0, -1, -1, -1, -1]),
-    )
-    # All of one positive, three of four negatives.
-    assert measure_patches(model, [batch]).score_accuracy == pytest.approx((1 + 3 / 4) / 2)
+def test_scores_are_compared_in_pairs_whatever_their_scale():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(-4, 5, 40), np.where(rng.random(40) < 0.3, 1.0, -1.0)
+    batch = (windows(*range(40)), torch.ones(40, 2, 2, dtype=torch.uint8), torch.tensor(labels))
+    pairs = [
+        1.0 if scores[p] > scores[n] else 0.5 if scores[p] == scores[n] else 0.0
+        for p in np.flatnonzero(labels > 0)
+        for n in np.flatnonzero(labels < 0)
+    ]
+    for scale in (1, 0.01):
+        found = measure_patches(Answers([FULL] * 40, scores * scale - 7), [batch])
+        assert found.score_auc == pytest.approx(np.mean(pairs))
 
 
 def test_the_median_is_not_the_mean():
@@ -108,8 +111,7 @@ def test_the_median_is_not_the_mean():
     found = measure_patches(model, [batch])
     assert (found.mean_iou, found.median_iou) == (pytest.approx(2 / 3), 1)
     assert found.iou_50 == found.iou_70 == pytest.approx(2 / 3)
-    # A score of exactly one half says no.
-    assert found.score_accuracy == 0
+    assert found.score_auc == -1
 
 
 def test_shares_at_different_bounds():

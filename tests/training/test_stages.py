@@ -117,7 +117,7 @@ def test_stage_one_learns_masks_and_scores(first, data):
     assert trained[0] < untrained[0] / 2
     assert trained[1] < untrained[1] / 2
     assert first[3]["mean_iou"] > 0.5
-    assert first[3]["score_accuracy"] > 0.8
+    assert first[3]["score_auc"] > 0.8
 
 
 def test_the_first_layers_stay_as_they_are(first):
@@ -157,7 +157,7 @@ def test_the_log_holds_both_losses_and_the_figures(first):
     assert {"mask_loss", "score_loss"} < lines[1].keys()
     assert lines[3] == {"step": 30} | {f"val_{name}": v for name, v in figures.items()}
     assert figures.keys() == {
-        "mean_iou", "median_iou", "iou_50", "iou_70", "score_accuracy", "patches",
+        "mean_iou", "median_iou", "iou_50", "iou_70", "score_auc", "patches",
     }  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def test_a_sharpmask_is_measured_beside_its_own_deepmask(second, val):
     coarse = measure_patches(model.deepmask, batches).to_dict()
     assert figures == own | {f"deepmask_{name}": value for name, value in coarse.items()}
     assert figures["mean_iou"] != figures["deepmask_mean_iou"]
-    assert figures["score_accuracy"] == figures["deepmask_score_accuracy"]
+    assert figures["score_auc"] == figures["deepmask_score_auc"]
 
 
 # --- dense training ---
@@ -239,12 +239,7 @@ def test_stage_one_learns_from_scenes(tmp_path, data, val, fabric):
     figures = run(model, tmp_path, data, fabric, recipe=DENSE, val=val)
     assert loss_on(model, data)[0] < untrained[0] / 2
     assert figures["mean_iou"] > 0.4
-    # Scores follow the masks' quality: those of objects lie above those of background.
-    batches = validation_patches(data, SMALL, None)
-    with torch.inference_mode():
-        scores = torch.cat([model(b.windows)[1] for b in batches])
-    labels = torch.cat([b.labels for b in batches])
-    assert (scores[labels > 0][:, None] > scores[labels < 0]).float().mean() > 0.8
+    assert figures["score_auc"] > 0.7
 
 
 def test_stage_two_learns_from_scenes(tmp_path, data, fabric):

@@ -30,7 +30,7 @@ from sharpmask.masks import decode
 SCENE_OCTAVES = (-2.75, 1.75)
 """Scales of scenes: a quarter octave beyond those at which photos are read, Zoom^2 included."""
 VISIBLE = 0.5
-"""An object that pasted ones leave less of is neither object nor background."""
+"""An object of which one that is pasted leaves less is neither object nor background."""
 
 
 @dataclass(frozen=True)

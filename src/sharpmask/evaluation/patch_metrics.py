@@ -21,8 +21,8 @@ class PatchMetrics:
         median_iou: Its median.
         iou_50: Share of positives with IoU above .5.
         iou_70: Share of positives with IoU above .7.
-        score_accuracy: Share of patches whose score has the right sign, positives and negatives
-            weighted equally.
+        score_auc: Share of pairs of a positive and a negative that the scores put in order, equal
+            ones counting half: the area under the ROC curve; -1 without negatives.
         patches: Number of patches.
     """
 
@@ -30,7 +30,7 @@ class PatchMetrics:
     median_iou: float
     iou_50: float
     iou_70: float
-    score_accuracy: float
+    score_auc: float
     patches: int
 
     def to_dict(self) -> dict[str, float]:
@@ -67,22 +67,22 @@ def measure_patches(model: Model, batches: Iterable[tuple[Tensor, Tensor, Tensor
     Raises:
         ValueError: There is no positive patch.
     """
-    ious, hits, labels = [], [], []
+    ious, scores, labels = [], [], []
     for windows, masks, label in batches:
         mask_logits, score_logits = model(windows)
         ious.append(patch_ious(mask_logits.float(), masks)[label > 0].cpu())
-        hits.append(((score_logits > 0) == (label > 0)).cpu())
+        scores.append(score_logits.float().cpu())
         labels.append(label.cpu())
     iou = torch.cat(ious).numpy() if ious else np.zeros(0)
     if not len(iou):
         raise ValueError("validation: no labelled object to measure on")
-    hit, positive = torch.cat(hits).numpy(), torch.cat(labels).numpy() > 0
-    groups = [hit[group] for group in (positive, ~positive) if group.any()]
+    score, positive = torch.cat(scores).numpy(), torch.cat(labels).numpy() > 0
+    margins = np.subtract.outer(score[positive], score[~positive])
     return PatchMetrics(
         mean_iou=float(iou.mean()),
         median_iou=float(np.median(iou)),
         iou_50=float((iou > 0.5).mean()),
         iou_70=float((iou > 0.7).mean()),
-        score_accuracy=float(np.mean([group.mean() for group in groups])),
-        patches=len(hit),
+        score_auc=float(((margins > 0) + (margins == 0) / 2).mean()) if margins.size else -1.0,
+        patches=len(score),
     )
