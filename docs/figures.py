@@ -83,6 +83,18 @@ def headline_ratios() -> str:
     )
 
 
+def ranking() -> str:
+    """The candidates for ranking, threshold and suppression."""
+    settings = ("mask_threshold", "quality_exponent", "suppression", "num_candidates")
+    keys = ("AR@10", "AR@100", "AR@1000", "AR_S")
+    rows = []
+    for row in result("ranking")["rows"]:
+        cells = [str(row.get(name, 1000)) for name in settings]
+        rows.append([*cells, *(f"{100 * row['mask_AR'][key]:.1f}" for key in keys)])
+    header = ["threshold", "quality exponent", "suppression", "masks decoded"]
+    return table([*header, "mask AR@10", "@100", "@1000", "S"], rows)
+
+
 def card(name: str) -> str:
     """What a shipped model says of itself."""
     from sharpmask.models.weights import load, read_metadata, resolve

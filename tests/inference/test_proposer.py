@@ -343,8 +343,8 @@ def test_ranks_by_score_and_quality_and_repeats_last(suppression, exponent):
     [(PAPER, 3), ({"suppression": 1.0}, 80), ({"quality_exponent": 0.0}, 80), ({}, 80)],
     ids=str,
 )
-def test_ranking_anew_needs_more_candidates(monkeypatch, settings, decoded):
-    monkeypatch.setattr("sharpmask.inference.proposer.CANDIDATES", 80)
+def test_ranking_anew_needs_more_candidates(settings, decoded):
+    settings = settings | {"num_candidates": 80}
     engine = CellEngine()
     proposals = Proposer(engine, num_proposals=3, scales=[0.0, -0.5], **settings)(PHOTO)
     assert len(proposals) == 3

@@ -22,8 +22,6 @@ from sharpmask.proposals import Proposals
 
 DECODE_BATCH = 128
 """Windows refined at once: bounds memory, larger is no faster."""
-CANDIDATES = 500
-"""Masks decoded at least, to be ranked by their quality and against each other."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class Proposer:
     Args:
         model: A model, or any engine.
         num_proposals: Most masks for a photo.
+        num_candidates: Masks decoded at least, to be ranked by quality and against each other.
         scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), or
             octaves.
         mask_threshold: Probability above which a pixel belongs to the object.
@@ -68,6 +67,7 @@ class Proposer:
         model: DeepMask | SharpMask | Engine,
         *,
         num_proposals: int = 100,
+        num_candidates: int = 500,
         scales: str | Sequence[float] = "default",
         mask_threshold: float = 0.35,
         quality_exponent: float = 2.0,
@@ -91,6 +91,7 @@ class Proposer:
         is_model = isinstance(model, DeepMask | SharpMask)
         self.engine: Engine = TorchEngine(model, choose_device(device)) if is_model else model  # type: ignore[arg-type, assignment]
         self.num_proposals = num_proposals
+        self.num_candidates = num_candidates
         self.mask_threshold = mask_threshold
         self.quality_exponent = quality_exponent
         self.suppression = suppression
@@ -108,7 +109,7 @@ class Proposer:
         pixels = read_image(image)
         levels = list(self.levels(pixels))
         reranks = self.quality_exponent > 0 or self.suppression < 1
-        count = max(self.num_proposals, CANDIDATES if reranks else 0)
+        count = max(self.num_proposals, self.num_candidates if reranks else 0)
         numbers, cells, scores = self.select([level.scores for level in levels], count)
         windows = np.zeros((len(cells), 4))
         masks: UInt8[np.ndarray, "n s s"] | None = None
