@@ -80,12 +80,17 @@ def gather_windows(
     x: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"], size: int, step: int = 1
 ) -> Float[Tensor, "n c size size"]:
     """Cut the square of ``size`` at ``step * (row, column)`` of each cell (image, row, column)."""
-    windows = x.unfold(2, size, 1).unfold(3, size, 1)
+    batch, channels, height, width = x.shape
     image, row, column = cells.unbind(1)
     # An image of no whole strides leaves finer maps short of the last cell, by up to seven values.
-    rows = (step * row).clamp(max=windows.shape[2] - 1)
-    columns = (step * column).clamp(max=windows.shape[3] - 1)
-    return windows[image, :, rows, columns]
+    reach = torch.arange(size, device=x.device)
+    rows = (step * row).clamp(max=height - size)[:, None] + reach
+    columns = (step * column).clamp(max=width - size)[:, None] + reach
+    # One index into a list of places: its gradient needs no more room than the map itself.
+    places = (image[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+    values = x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
+    windows = values.index_select(0, places.flatten())
+    return windows.reshape(len(cells), size, size, channels).permute(0, 3, 1, 2)
 
 
 class WindowLinear(nn.Conv2d):
