@@ -94,8 +94,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=150, help="of each stage")
-    parser.add_argument("--photos", type=int, default=40, help="of --val, spread evenly by id")
+    parser.add_argument("--steps", type=int, default=100, help="of each stage")
+    parser.add_argument("--photos", type=int, default=30, help="of --val, spread evenly by id")
     arguments = parser.parse_args()
     data = load_coco(arguments.train, arguments.images)
     validation = load_coco(arguments.val, arguments.images)
@@ -103,15 +103,17 @@ def main() -> None:
     images = sorted(truth.images, key=lambda image: image["id"])
     spread = np.linspace(0, len(images) - 1, arguments.photos).astype(int)
     truth = GroundTruth(truth.path, tuple(images[k] for k in spread), truth.annotations)
-    table = {row.name: describe(build(row.architecture)) for row in ROWS}
-    for name, ratio in relative_times().items():
-        table[name]["relative_time"] = ratio
     models: dict[str, Model] = {}
+    table: dict[str, dict[str, Any]] = {row.name: {} for row in ROWS}
     for row in ROWS:
         if row.trained:
             models[row.name] = model = trained(row, models, data, arguments)
             table[row.name] |= measure(model, validation, truth, arguments.images)
             print(row.name, table[row.name], flush=True)
+    for row in ROWS:
+        table[row.name] |= describe(build(row.architecture))
+    for name, ratio in relative_times().items():
+        table[name]["relative_time"] = ratio
     store(
         "paper_claims",
         {

@@ -39,6 +39,21 @@ def recall() -> str:
     return table(header, rows)
 
 
+def held_out() -> str:
+    """The same on the photos on which nothing was chosen."""
+    rows = []
+    for path in sorted(RESULTS.glob("evaluation_*.json")):
+        content = json.loads(path.read_text())
+        figures = content["settings"]["held_out"]
+        values = [figures["mask_AR"][f"AR@{count}"] for count in (10, 100, 1000)]
+        values += [figures["mask_AR"][key] for key in ("AUC", "AR_S", "AR_M", "AR_L")]
+        values += [figures["boundary"]["boundary_iou"]]
+        cells = [f"{100 * value:.1f}" for value in values]
+        rows.append([f"`{content['method']}`", str(figures["photos"]), *cells])
+    header = ["model", "photos", "mask AR@10", "@100", "@1000", "AUC", "S", "M", "L"]
+    return table([*header, "boundary IoU"], rows)
+
+
 def patches() -> str:
     """Per-patch figures of the shipped models."""
     rows = []
@@ -66,6 +81,15 @@ def claims() -> str:
             cells += ["-"] * 7
         rows.append([name, *cells])
     return table(header, rows)
+
+
+def claims_config() -> str:
+    """The budget of the comparisons."""
+    config = result("paper_claims")["config"]
+    return (
+        f"Budget: {config['steps_of_each_stage']} steps of {config['scenes_in_a_step']} scenes for "
+        f"each stage; recall on {config['photos']} photos of {config['val']}."
+    )
 
 
 def headline_ratios() -> str:
