@@ -16,6 +16,7 @@ from reference.small_nets import (
 from sharpmask.models.backbones import Bottleneck, ResNet
 from sharpmask.models.deepmask import DeepMask, build_deepmask
 from sharpmask.models.sharpmask import SharpMask, convert_form, upsample
+from sharpmask.models.weights import build
 from tolerances import DOUBLE
 
 assert_close = torch.testing.assert_close
@@ -343,3 +344,14 @@ def test_the_original_deepmask_can_be_refined_too():
     model = SharpMask(deepmask, mask_channels=16, skip_channels=8, lateral_channels=(4,) * 4)
     with torch.inference_mode():
         assert model.eval()(torch.zeros(1, 3, 224, 224))[0].shape == (1, 224, 224)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_learned_reaches_the_mask_encoding_from_the_start(seed):
+    """With torch's own start the gradient that arrives there is below 1e-5."""
+    torch.manual_seed(seed)
+    deepmask = {"model": "deepmask", "backbone": "resnet18", "width": 8, "vector": 16}
+    model = build({"model": "sharpmask", "deepmask": deepmask | {"bottleneck_channels": 8}})
+    masks, _ = model(photos(1, 192, 192).float())
+    (gradient,) = torch.autograd.grad(masks.square().mean(), model.mask_encoding.weight)
+    assert gradient.norm() > 1e-4

@@ -165,6 +165,12 @@ class SharpMask(Pretrained):
             )
         last = mask_channels // 2**modules if schedule == "halving" else mask_channels
         self.predict = Conv2d(last, 1)
+        # Torch's own start shrinks a signal with every layer: after a dozen narrow ones nothing was
+        # left to learn from, and some seeds stood still.
+        for module in self.refinement.modules():
+            if isinstance(module, Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def encode(self, images: Tensor) -> Features:
         """Read images (B, 3, H, W), RGB 0..255: bottom-up pass and all lateral features."""
