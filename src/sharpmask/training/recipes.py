@@ -90,7 +90,7 @@ def deepmask() -> Recipe:
 
 
 def sharpmask() -> Recipe:
-    """Stage two on a trained DeepMask, in about 20 minutes on two cores: only masks are learned.
+    """Stage two on a trained DeepMask, in about half an hour on two cores: only masks learn.
 
     Fewer windows of a scene, as each costs more.
     """
