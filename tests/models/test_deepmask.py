@@ -7,7 +7,8 @@ import torch
 from reference.small_nets import GEOMETRY, BlindTrunk, all_cells, photos, spread
 from sharpmask.geometry import DEEPMASK_GEOMETRY, PatchGeometry
 from sharpmask.models.backbones import STRIDES, VGG, Bottleneck, ResNet
-from sharpmask.models.deepmask import HEADS, DeepMask, build_deepmask, crop, patch_cells
+from sharpmask.models.deepmask import HEADS, DeepMask, build_deepmask, crop
+from sharpmask.models.window_net import patch_cells
 from tolerances import DOUBLE, SINGLE
 
 assert_close = torch.testing.assert_close

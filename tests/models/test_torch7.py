@@ -10,11 +10,12 @@ from PIL import Image
 from fair_layout import FairLayout
 from sharpmask.inference.torch7_proposer import Torch7Proposer
 from sharpmask.models.backbones import fold_batch_norm
-from sharpmask.models.deepmask import DeepMask, patch_cells
+from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask, upsample
 from sharpmask.models.torch7 import convert_torch7
 from sharpmask.models.torch7_format import Torch7Error
 from sharpmask.models.weights import build, load, save
+from sharpmask.models.window_net import patch_cells
 from tolerances import SINGLE
 from torch7_writer import LuaObject, write_torch7
 

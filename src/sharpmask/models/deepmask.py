@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY, PatchGeometry
 from sharpmask.models.backbones import BACKBONES, STRIDES, Backbone
 from sharpmask.models.layers import Conv2d, Padding, WindowLinear
-from sharpmask.models.pretrained import Pretrained
+from sharpmask.models.window_net import WindowNet
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -175,7 +175,7 @@ class HeadB(HeadC):
 HEADS: dict[str, type[Head]] = {"original": HeadOriginal, "a": HeadA, "b": HeadB, "c": HeadC}
 
 
-class DeepMask(Pretrained):
+class DeepMask(WindowNet):
     """The feed-forward net: trunk, coarse mask head and score head.
 
     Args:
@@ -257,27 +257,6 @@ class DeepMask(Pretrained):
         """Coarse mask logits of the chosen cells (image, row, column)."""
         size = self.geometry.coarse_size
         return self.mask_head(self.mask_vectors(features, cells)).unflatten(1, (size, size))  # type: ignore[no-any-return]
-
-    def forward(
-        self, images: Tensor, cells: Int[Tensor, "n 3"] | None = None
-    ) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "b *cells"]]:
-        """Mask logits of the chosen cells, and score logits, of images (B, 3, H, W), RGB 0..255.
-
-        Without ``cells`` the images are single windows (B, 3, window_size, window_size) and there
-        is one mask and one score for each; else scores come for all cells (B, rows, columns).
-        """
-        if cells is not None:
-            features = self.encode(images)
-            return self.decode(features, cells), self.score(features)
-        features = self.encode_patches(images)
-        return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
-
-
-def patch_cells(count: int) -> Int[Tensor, "count 3"]:
-    """The only cell of each of ``count`` single-patch images."""
-    cells = torch.zeros(count, 3, dtype=torch.long)
-    cells[:, 0] = torch.arange(count)
-    return cells
 
 
 def crop(x: Float[Tensor, "b c h w"], margin: int) -> Float[Tensor, "b c hc wc"]:

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.models.backbones import STRIDES
-from sharpmask.models.deepmask import DeepMask, Features, patch_cells
+from sharpmask.models.deepmask import DeepMask, Features
 from sharpmask.models.layers import Conv2d, gather_windows
-from sharpmask.models.pretrained import Pretrained
+from sharpmask.models.window_net import WindowNet
 
 Form = Literal["refactored", "concatenated"]
 Schedule = Literal["halving", "constant"]
@@ -91,7 +91,7 @@ class RefinementModule(nn.Module):
         return F.relu(mask if lateral is None else mask.add_(lateral), inplace=True)
 
 
-class SharpMask(Pretrained):
+class SharpMask(WindowNet):
     """A DeepMask whose mask head is replaced by a mask encoding and four refinement modules.
 
     Args:
@@ -208,20 +208,6 @@ class SharpMask(Pretrained):
                 lateral = gather_windows(lateral, cells, mask.shape[-1], step)
             mask = upsample(module(mask, lateral), self.upsampling)
         return self.predict(mask).squeeze(1)  # type: ignore[no-any-return]
-
-    def forward(
-        self, images: Tensor, cells: Int[Tensor, "n 3"] | None = None
-    ) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "b *cells"]]:
-        """Mask logits of the chosen cells, and score logits, of images (B, 3, H, W), RGB 0..255.
-
-        Without ``cells`` the images are single windows (B, 3, window_size, window_size) and there
-        is one mask and one score for each; else scores come for all cells (B, rows, columns).
-        """
-        if cells is not None:
-            features = self.encode(images)
-            return self.decode(features, cells), self.score(features)
-        features = self.encode_patches(images)
-        return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
 
 
 def upsample(x: Float[Tensor, "n c s s"], mode: Upsampling) -> Float[Tensor, "n c t t"]:
