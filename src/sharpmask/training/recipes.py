@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_type_hints
 
+from sharpmask.data.sampling import Batches
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,7 +40,7 @@ class Recipe:
 
     steps: int
     batch_size: int
-    batches: Literal["joint", "alternating", "masks", "scenes"]
+    batches: Literal[Batches, "scenes"]
     scene_size: int
     scene_windows: int
     copy_paste: float
