@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from machine import sgemm_rate, store, time_it
-from sharpmask.inference.engine import TorchEngine
 from sharpmask.inference.proposer import DECODE_BATCH, Proposer
+from sharpmask.inference.torch_engine import TorchEngine
 from sharpmask.models.weights import build
 
 WINDOWS = 500

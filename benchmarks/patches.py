@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 
 from machine import store
 from sharpmask.data.coco import load_coco
-from sharpmask.models.weights import load, names
+from sharpmask.models.sources import names
+from sharpmask.models.weights import load
 from sharpmask.training.stages import validator
 
 

@@ -17,8 +17,8 @@ from rich.progress import track
 from machine import store
 from sharpmask.evaluation.coco_files import load_ground_truth
 from sharpmask.evaluation.evaluator import ProposalEvaluator
-from sharpmask.inference.engine import TorchEngine
 from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.torch_engine import TorchEngine
 from sharpmask.models.weights import load
 
 CANDIDATES: tuple[dict[str, Any], ...] = (

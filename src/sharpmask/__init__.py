@@ -1,11 +1,18 @@
 """Class-agnostic object segment proposals: DeepMask and SharpMask."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.deepmask import DeepMask
-from sharpmask.models.sharpmask import SharpMask
-from sharpmask.models.weights import WeightsError, load
+from sharpmask.models.sources import WeightsError
 from sharpmask.proposals import Proposals
+
+if TYPE_CHECKING:
+    from sharpmask.export.runtimes import load_engine
+    from sharpmask.models.deepmask import DeepMask
+    from sharpmask.models.sharpmask import SharpMask
+    from sharpmask.models.weights import load
 
 __all__ = [
     "DeepMask",
@@ -15,4 +22,19 @@ __all__ = [
     "SharpMask",
     "WeightsError",
     "load",
+    "load_engine",
 ]
+
+# Torch takes more than a second to import and is not needed where another engine runs the model.
+_LAZY = {
+    "DeepMask": "sharpmask.models.deepmask",
+    "SharpMask": "sharpmask.models.sharpmask",
+    "load": "sharpmask.models.weights",
+    "load_engine": "sharpmask.export.runtimes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,7 +39,8 @@ def propose(weights, tmp_path):
     """Run the command; results go to ``tmp_path / "out"``."""
 
     def propose(*arguments, **given):
-        options = {"weights": weights, "output": tmp_path / "out", "num-proposals": 3} | given
+        options = {"weights": weights, "output": tmp_path / "out", "num-proposals": 3}
+        options |= {"engine": "torch"} | given
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         result = CliRunner().invoke(app, ["propose", *map(str, arguments), *flags])
         assert "Traceback" not in result.output

@@ -6,7 +6,7 @@ from PIL import Image
 from reference.small_nets import GEOMETRY
 from sharpmask.geometry import SHARPMASK_GEOMETRY
 from sharpmask.images import ImageError
-from sharpmask.inference.proposer import DECODE_BATCH, Proposer, mask_quality, sigmoid
+from sharpmask.inference.proposer import DECODE_BATCH, Proposer, apart_first, mask_quality, sigmoid
 from sharpmask.models.backbones import Bottleneck, ResNet
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
@@ -18,6 +18,7 @@ PHOTO = RNG.integers(0, 256, (90, 131, 3), dtype=np.uint8)
 class CellEngine:
     """Random scores; every mask says which cell of which scale it was decoded for."""
 
+    name = "cells"
     geometry = GEOMETRY
 
     def __init__(self):
@@ -47,6 +48,7 @@ class CellEngine:
 class TemplateEngine:
     """Finds squares of the object's canonical size among dark pixels; a mask is what is bright."""
 
+    name = "template"
     geometry = SHARPMASK_GEOMETRY
 
     def __init__(self):
@@ -349,6 +351,34 @@ def test_ranking_anew_needs_more_candidates(settings, decoded):
     proposals = Proposer(engine, num_proposals=3, scales=[0.0, -0.5], **settings)(PHOTO)
     assert len(proposals) == 3
     assert sum(engine.batches) == decoded
+
+
+def test_cells_beside_a_better_one_come_last():
+    rng = np.random.default_rng(0)
+    places = np.array([(m, r, c) for m in range(2) for r in range(6) for c in range(7)])
+    numbers, *cells = rng.permutation(places)[:60].T
+    order = apart_first(numbers, np.stack(cells, axis=1))
+    found = list(zip(numbers, *cells, strict=True))
+    kept = []
+    for k, place in enumerate(found):
+        steps = [np.abs(np.subtract(place, found[better])).tolist() for better in kept]
+        if [0, 1, 0] not in steps and [0, 0, 1] not in steps:
+            kept.append(k)
+    beside = sorted({*range(60)} - {*kept})
+    assert order.tolist() == kept + beside
+    assert 10 < len(beside) < 50
+    assert apart_first(numbers[:0], np.zeros((0, 2), int)).tolist() == []
+
+
+def test_few_candidates_are_spread_over_the_photo():
+    spread, crowded = (
+        Proposer(CellEngine(), num_proposals=25, num_candidates=25, scales=[0.0], **settings)(PHOTO)
+        for settings in ({}, PAPER)
+    )
+    steps = spread.windows[:, None, :2] - spread.windows[None, :, :2]
+    assert 16 not in np.abs(steps).sum(axis=2)  # nowhere a single stride
+    steps = crowded.windows[:, None, :2] - crowded.windows[None, :, :2]
+    assert 16 in np.abs(steps).sum(axis=2)
 
 
 def test_nothing_to_rank():

@@ -9,7 +9,8 @@ from safetensors import safe_open
 
 import sharpmask
 from sharpmask import DeepMask, SharpMask, WeightsError
-from sharpmask.models.weights import build, load, names, read_metadata, resolve
+from sharpmask.models.sources import names, resolve
+from sharpmask.models.weights import build, load, read_metadata
 
 THIN = {
     "model": "deepmask", "backbone": "resnet18", "width": 4, "bottleneck_channels": 3,

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from reference.torchvision_nets import MobileNetV2BN, randomised
-from sharpmask.models import weights
+from sharpmask.models import sources, weights
 from sharpmask.models.backbones import BasicBlock, MobileNetV2, ResNet, fold_batch_norm
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.sources import WeightsError
 from sharpmask.models.weights import (
-    WeightsError,
     build,
     load,
     load_backbone,
@@ -186,7 +186,7 @@ def test_a_folder_stands_for_the_model_in_it(path):
 
 
 def test_an_unknown_name_is_told_a_near_one(monkeypatch):
-    monkeypatch.setattr(weights, "names", lambda: ["deepmask-mini", "sharpmask-mini"])
+    monkeypatch.setattr(sources, "names", lambda: ["deepmask-mini", "sharpmask-mini"])
     refused("sharpmask-mimi", "did you mean 'sharpmask-mini'?")
     refused("xyz", "known names: deepmask-mini, sharpmask-mini")
 
@@ -198,12 +198,12 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_names_are_the_models_of_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path)
-    assert weights.names() == []
+    monkeypatch.setattr(sources.resources, "files", lambda package: tmp_path)
+    assert sources.names() == []
     save(build(DEEPMASK), tmp_path / "weights" / "b.safetensors")
     save(build(SHARPMASK), tmp_path / "weights" / "a.safetensors")
     (tmp_path / "weights" / "README.md").touch()
-    assert weights.names() == ["a", "b"]
+    assert sources.names() == ["a", "b"]
     assert load("b").architecture == DEEPMASK
 
 

@@ -9,7 +9,10 @@ from sharpmask.cli.console import clear_errors, out
 from sharpmask.models.torch7 import convert_torch7
 from sharpmask.models.weights import save, save_atomically
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="model.t7 or resnet-50.t7.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],

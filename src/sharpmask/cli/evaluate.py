@@ -10,11 +10,14 @@ from sharpmask.cli.console import clear_errors, complain, err, out
 from sharpmask.evaluation.coco_files import GroundTruth, ResultsFile, load_ground_truth
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
 from sharpmask.evaluation.report import results_table, write_report
+from sharpmask.export.runtimes import EngineName, load_engine
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.weights import load
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.command()
 def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO annotation file.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the photos.")] = None,
@@ -30,6 +33,7 @@ def evaluate(
     mask_threshold: Annotated[float, typer.Option(help="See propose.")] = 0.35,
     suppression: Annotated[float, typer.Option(help="See propose.")] = 0.7,
     first: Annotated[int | None, typer.Option(help="Only so many photos, by id.")] = None,
+    engine: Annotated[EngineName, typer.Option(help="See propose.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots."""
@@ -52,7 +56,7 @@ def evaluate(
                 "mask_threshold": mask_threshold,
                 "suppression": suppression,
             }
-            proposer = Proposer(load(weights), device=device, **options)  # type: ignore[arg-type]
+            proposer = Proposer(load_engine(weights, engine, device), **options)  # type: ignore[arg-type]
             method = Path(weights).stem + ("" if scales == "default" else f" --scales {scales}")
             result = evaluate_model(truth, images, proposer)
             settings |= {"weights": Path(weights).name, **options}

@@ -10,12 +10,14 @@ import typer
 from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.export.runtimes import EngineName, load_engine
 from sharpmask.images import ImageError, list_images, write_image
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.torch7_proposer import Torch7Proposer
-from sharpmask.models.weights import load
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.command()
 def propose(
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("proposals"),
@@ -34,6 +36,10 @@ def propose(
     ] = 0.7,
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
     overlay_masks: Annotated[int, typer.Option(help="How many to draw.")] = 10,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="What runs the model; auto is the fastest that is installed."),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     torch7: Annotated[
         bool,
@@ -46,19 +52,19 @@ def propose(
     """
     with clear_errors():
         paths = list_images(images)
-        model = load(weights)
         if torch7:
+            from sharpmask.inference.torch7_proposer import Torch7Proposer
+
             proposer: Proposer = Torch7Proposer(
-                model, num_proposals=num_proposals, scales=scales, device=device
+                load_engine(weights, "torch", device), num_proposals=num_proposals, scales=scales
             )
         else:
             proposer = Proposer(
-                model,
+                load_engine(weights, engine, device),
                 num_proposals=num_proposals,
                 scales=scales,
                 mask_threshold=mask_threshold,
                 suppression=suppression,
-                device=device,
             )
         output.mkdir(parents=True, exist_ok=True)
         pictures = overlay_paths(paths, output)

@@ -17,7 +17,12 @@ from sharpmask.models.weights import Model, build, load, load_backbone
 from sharpmask.training.recipes import RECIPES, Recipe, change
 from sharpmask.training.stages import train
 
-app = typer.Typer(help="Train on COCO-format data.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train on COCO-format data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 Train = Annotated[list[Path], typer.Option(help="COCO annotation file; may be repeated.")]
 Images = Annotated[Path, typer.Option(help="Folder of the photos.")]

@@ -7,7 +7,7 @@ masks are decoded for those alone, from features that were computed once.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -15,13 +15,16 @@ from PIL import Image
 
 from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import read_image
-from sharpmask.inference.engine import Engine, TorchEngine, choose_device
-from sharpmask.models.deepmask import DeepMask
-from sharpmask.models.sharpmask import SharpMask
+from sharpmask.inference.engine import Engine
 from sharpmask.proposals import Proposals
+
+if TYPE_CHECKING:  # engines need no torch
+    from sharpmask.models.weights import Model
 
 DECODE_BATCH = 128
 """Windows refined at once: bounds memory, larger is no faster."""
+POOL = 1000
+"""Best windows of a photo among which ``apart_first`` spreads the ones that are decoded."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class Proposer:
     """Proposes objects in photos.
 
     Args:
-        model: A model, or any engine.
+        model: A model, to be run by torch, or any engine.
         num_proposals: Most masks for a photo.
-        num_candidates: Masks decoded at least, to be ranked by quality and against each other.
+        num_candidates: Masks decoded at least, to be ranked by quality and against each other:
+            half as many again as proposals find as many objects as five times as many do.
         scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), or
             octaves.
         mask_threshold: Probability above which a pixel belongs to the object.
@@ -64,10 +68,10 @@ class Proposer:
 
     def __init__(
         self,
-        model: DeepMask | SharpMask | Engine,
+        model: "Model | Engine",
         *,
         num_proposals: int = 100,
-        num_candidates: int = 500,
+        num_candidates: int = 150,
         scales: str | Sequence[float] = "default",
         mask_threshold: float = 0.35,
         quality_exponent: float = 2.0,
@@ -88,8 +92,11 @@ class Proposer:
         if image_size < 32:
             raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
         self.octaves = octaves_of(scales)
-        is_model = isinstance(model, DeepMask | SharpMask)
-        self.engine: Engine = TorchEngine(model, choose_device(device)) if is_model else model  # type: ignore[arg-type, assignment]
+        if not isinstance(model, Engine):
+            from sharpmask.inference.torch_engine import TorchEngine, choose_device
+
+            model = TorchEngine(model, choose_device(device))
+        self.engine: Engine = model
         self.num_proposals = num_proposals
         self.num_candidates = num_candidates
         self.mask_threshold = mask_threshold
@@ -109,8 +116,12 @@ class Proposer:
         pixels = read_image(image)
         levels = list(self.levels(pixels))
         reranks = self.quality_exponent > 0 or self.suppression < 1
-        count = max(self.num_proposals, self.num_candidates if reranks else 0)
-        numbers, cells, scores = self.select([level.scores for level in levels], count)
+        count = max(self.num_proposals, self.num_candidates) if reranks else self.num_proposals
+        pool = max(count, POOL) if reranks else count
+        numbers, cells, scores = self.select([level.scores for level in levels], pool)
+        if reranks:
+            apart = np.sort(apart_first(numbers, cells)[:count])
+            numbers, cells, scores = numbers[apart], cells[apart], scores[apart]
         windows = np.zeros((len(cells), 4))
         masks: UInt8[np.ndarray, "n s s"] | None = None
         for number, level in enumerate(levels):
@@ -178,6 +189,28 @@ class Proposer:
     ) -> Float[np.ndarray, "n 4"]:
         """Windows (xyxy, pixels of the image) of the cells of a pyramid scale."""
         return self.engine.geometry.cells_to_windows(cells, image_size, size)
+
+
+def apart_first(
+    numbers: Int[np.ndarray, " n"], cells: Int[np.ndarray, "n 2"]
+) -> Int[np.ndarray, " n"]:
+    """Order of cells, best first, that puts those beside a better one last.
+
+    Neighbours in a row or column of the same map see nearly the same window (IoU .82) and find the
+    same object; without them the same number of windows finds more objects.
+    """
+    chosen: set[tuple[int, int, int]] = set()
+    apart, beside = [], []
+    for index, (number, row, column) in enumerate(
+        zip(numbers.tolist(), *cells.T.tolist(), strict=True)
+    ):
+        near = ((-1, 0), (1, 0), (0, -1), (0, 1))
+        if chosen.isdisjoint((number, row + y, column + x) for y, x in near):
+            chosen.add((number, row, column))
+            apart.append(index)
+        else:
+            beside.append(index)
+    return np.array([*apart, *beside], np.int64)
 
 
 def mask_quality(masks: UInt8[np.ndarray, "n s s"], threshold: float) -> Float[np.ndarray, " n"]:

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int, UInt8
 
 from sharpmask.inference.engine import Engine
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.deepmask import DeepMask
-from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.weights import Model
 
 
 class Torch7Proposer(Proposer):
@@ -23,7 +22,7 @@ class Torch7Proposer(Proposer):
 
     def __init__(
         self,
-        model: DeepMask | SharpMask | Engine,
+        model: Model | Engine,
         *,
         num_proposals: int = 500,
         scales: str | Sequence[float] = "default",

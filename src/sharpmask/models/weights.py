@@ -1,11 +1,9 @@
 """Model files: safetensors whose metadata says how to build the model; nothing is unpickled."""
 
-import difflib
 import json
 import os
 import textwrap
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,9 @@ from torch import Tensor
 from sharpmask.models.backbones import Backbone, fold_batch_norm
 from sharpmask.models.deepmask import DeepMask, build_deepmask
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.sources import WeightsError, resolve
 
 Model = DeepMask | SharpMask
-
-
-class WeightsError(ValueError):
-    """A weights file or name cannot be used; the message names it and says what to do."""
 
 
 def build(architecture: Mapping[str, Any]) -> Model:
@@ -141,48 +136,6 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
         except ValueError:
             values[key] = text
     return values
-
-
-def names() -> list[str]:
-    """Names of the models that come with the package."""
-    folder = resources.files("sharpmask") / "weights"
-    files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(
-        file.name.removesuffix(".safetensors")
-        for file in files
-        if file.name.endswith(".safetensors")
-    )
-
-
-def resolve(source: str | os.PathLike[str]) -> Path:
-    """The file behind a name, path or repository.
-
-    Raises:
-        WeightsError: There is none.
-    """
-    if str(source) in names():
-        return Path(str(resources.files("sharpmask") / "weights" / f"{source}.safetensors"))
-    path = Path(source)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if path.is_file():
-        return path
-    if str(source).count("/") == 1 and not path.suffix and not path.parent.exists():
-        return _download(str(source))
-    close = difflib.get_close_matches(str(source), names(), n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
-    raise WeightsError(f"{source}: no such weights file or name; {hint}")
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise WeightsError(f"{repository}: cannot be fetched from Hugging Face: {reason}") from None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -73,7 +73,8 @@ class WindowNet(nn.Module):
         Raises:
             WeightsError: There is none, or it is of another class.
         """
-        from sharpmask.models.weights import WeightsError, load
+        from sharpmask.models.sources import WeightsError
+        from sharpmask.models.weights import load
 
         model = load(source)
         if not isinstance(model, cls):

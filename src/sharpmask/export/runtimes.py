@@ -1,0 +1,168 @@
+"""Engines that run exported models without torch, and the choice of the fastest one installed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from platformdirs import user_cache_path
+
+from sharpmask.geometry import PatchGeometry
+from sharpmask.inference.engine import Engine
+from sharpmask.models.sources import WeightsError, resolve
+
+Runtime = Literal["openvino", "onnx"]
+EngineName = Literal["auto", "openvino", "onnx", "torch", "compile"]
+
+DESCRIPTION = "sharpmask.json"
+"""File of an exported model that says what it is."""
+PACKAGES: dict[Runtime, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
+"""What runs exported models, the fastest first."""
+
+Features = list[np.ndarray]
+Run = Callable[..., list[np.ndarray]]
+
+
+class ExportedEngine:
+    """A model exported by ``sharpmask export``.
+
+    Args:
+        folder: What ``export`` wrote.
+
+    Raises:
+        WeightsError: It holds no exported model, or the package that runs it is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text())
+            self.geometry = PatchGeometry(**description["geometry"])
+            self.name: str = description["runtime"]
+            start = {"openvino": start_openvino, "onnx": start_onnx}[self.name]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{folder}: holds no exported model: {error}") from None
+        try:
+            self.encoder, self.decoder = start(folder / "encoder"), start(folder / "decoder")
+        except ImportError as error:
+            raise WeightsError(f"{folder}: {error}; pip install 'sharpmask[{self.name}]'") from None
+        except Exception as error:  # each runtime raises kinds of its own
+            reason = str(error).strip().splitlines()[-1]
+            raise WeightsError(f"{folder}: {reason}; export the model again") from None
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
+        """Scores, embedding and lateral features; sides are whole strides."""
+        return self.encoder(image)
+
+    def score(self, features: Features) -> Float[np.ndarray, "rows columns"]:
+        """Objectness logits of all cells."""
+        return features[0]
+
+    def decode(
+        self, features: Features, cells: Int[np.ndarray, "n 2"]
+    ) -> Float[np.ndarray, "n s s"]:
+        """Mask logits of the chosen cells (row, column)."""
+        return self.decoder(cells, *features[1:])[0]
+
+
+def start_openvino(path: Path) -> Run:
+    """A function of arrays from OpenVINO's .xml and .bin."""
+    import openvino
+
+    # In float32 as the model is: left alone, OpenVINO takes bfloat16 where the processor has it.
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU", settings)
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        outputs = compiled(list(inputs), share_inputs=True)
+        return [outputs[number] for number in range(len(compiled.outputs))]
+
+    return run
+
+
+def start_onnx(path: Path) -> Run:
+    """A function of arrays from an ONNX file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        path.with_suffix(".onnx"), providers=["CPUExecutionProvider"]
+    )
+    names = [item.name for item in session.get_inputs()]
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        outputs: list[np.ndarray] = session.run(None, dict(zip(names, inputs, strict=True)))
+        return outputs
+
+    return run
+
+
+def load_engine(
+    source: str | os.PathLike[str], engine: EngineName = "auto", device: str = "auto"
+) -> Engine:
+    """A model, ready to be run by a ``Proposer``.
+
+    OpenVINO and ONNX Runtime read an exported form of the model. It is made when it is first
+    needed, which takes some seconds, and kept in the user's cache folder.
+
+    Args:
+        source: What ``load`` takes, or a folder that ``sharpmask export`` wrote.
+        engine: "openvino", "onnx", "torch" or "compile" (``torch.compile``); "auto" is torch on a
+            GPU, on a CPU the fastest that is installed.
+        device: "auto", "cpu" or "cuda"; only torch runs on a GPU.
+
+    Raises:
+        WeightsError: There is no such model.
+        ValueError: The engine is unknown or not installed, or cannot run on the device.
+    """
+    if engine not in get_args(EngineName):
+        raise ValueError(
+            f"engine: expected one of {', '.join(get_args(EngineName))}, got {engine!r}"
+        )
+    folder = Path(source)
+    if (folder / DESCRIPTION).is_file():
+        exported = ExportedEngine(folder)
+        if engine not in ("auto", exported.name):
+            raise ValueError(f"engine: {source} was exported for {exported.name}, not {engine}")
+        return exported
+    if engine == "auto":
+        installed = [name for name, package in PACKAGES.items() if find_spec(package)]
+        engine = "torch" if on_gpu(device) or not installed else installed[0]
+    if engine == "openvino" or engine == "onnx":
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device: {engine} runs on the cpu here, not on {device}; use torch")
+        return ExportedEngine(exported_form(resolve(source), engine))
+    from sharpmask.inference.torch_engine import TorchEngine, choose_device
+    from sharpmask.models.weights import load
+
+    return TorchEngine(load(source), choose_device(device), compiled=engine == "compile")
+
+
+def on_gpu(device: str) -> bool:
+    """Whether torch would run on a GPU; torch is asked only where there may be one."""
+    if device == "auto" and shutil.which("nvidia-smi"):
+        from sharpmask.inference.torch_engine import choose_device
+
+        return choose_device(device).type == "cuda"
+    return device.startswith("cuda")
+
+
+def exported_form(path: Path, runtime: Runtime) -> Path:
+    """Folder of a model file's exported form in the user's cache, made if it is not there."""
+    package = PACKAGES[runtime]
+    if not find_spec(package):
+        raise ValueError(f"engine: {runtime} is not installed; pip install 'sharpmask[{runtime}]'")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    parts = (path.stem, digest, runtime, version(package), version("sharpmask"))
+    folder = user_cache_path("sharpmask") / "-".join(parts)
+    if not (folder / DESCRIPTION).is_file():
+        from sharpmask.export.exporters import export
+        from sharpmask.models.weights import load
+
+        export(load(path), folder, runtime)
+    return folder

@@ -1,0 +1,52 @@
+"""Where model files are: names in the package, paths, Hugging Face repositories."""
+
+import difflib
+import os
+from importlib import resources
+from pathlib import Path
+
+
+class WeightsError(ValueError):
+    """A weights file or name cannot be used; the message names it and says what to do."""
+
+
+def names() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("sharpmask") / "weights"
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(
+        file.name.removesuffix(".safetensors")
+        for file in files
+        if file.name.endswith(".safetensors")
+    )
+
+
+def resolve(source: str | os.PathLike[str]) -> Path:
+    """The file behind a name, path or repository.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    if str(source) in names():
+        return Path(str(resources.files("sharpmask") / "weights" / f"{source}.safetensors"))
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.is_file():
+        return path
+    if str(source).count("/") == 1 and not path.suffix and not path.parent.exists():
+        return _download(str(source))
+    close = difflib.get_close_matches(str(source), names(), n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
+    raise WeightsError(f"{source}: no such weights file or name; {hint}")
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise WeightsError(f"{repository}: cannot be fetched from Hugging Face: {reason}") from None

@@ -1,0 +1,261 @@
+"""One suite over all engines; torch's eager mode is the truth."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import sharpmask
+from sharpmask.cli.main import app
+from sharpmask.export import runtimes
+from sharpmask.export.exporters import LOGIT_TOLERANCE, compare, export
+from sharpmask.export.runtimes import DESCRIPTION, load_engine
+from sharpmask.images import read_image
+from sharpmask.inference.engine import Engine
+from sharpmask.inference.torch_engine import TorchEngine
+from sharpmask.masks import rle_iou
+from sharpmask.models.sources import WeightsError, resolve
+from sharpmask.models.weights import build, save
+
+NAMES = ("deepmask-mobilenetv2", "sharpmask-mobilenetv2")
+EXPORTED = ("openvino", "onnx")
+COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
+
+
+def thin(backbone, head="c", **sharpmask_options):
+    """A model with random weights and narrow layers."""
+    torch.manual_seed(0)
+    deepmask = {"model": "deepmask", "backbone": backbone, "head": head, "vector": 16}
+    deepmask |= {"bottleneck_channels": 8, "score_channels": 16}
+    if backbone.startswith("resnet"):
+        deepmask["width"] = 8
+    if not sharpmask_options:
+        return build(deepmask)
+    return build({"model": "sharpmask", "deepmask": deepmask, **sharpmask_options})
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A cache folder of this test run's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr(runtimes, "user_cache_path", lambda name: folder / name)
+        yield folder
+
+
+@pytest.fixture(
+    scope="session",
+    params=[(NAMES[0], "openvino"), (NAMES[1], "openvino"), (NAMES[1], "onnx")],
+    ids="-".join,
+)
+def engine(request, cache):
+    """The engine, and torch's for the same model."""
+    name, kind = request.param
+    return load_engine(name, kind), load_engine(name, "torch")
+
+
+@pytest.mark.parametrize("size", [(160, 160), (176, 400), (416, 192)], ids=str)
+def test_logits_are_those_of_torch(engine, size):
+    tested, eager = engine
+    assert isinstance(tested, Engine)
+    assert tested.geometry == eager.geometry
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    features, expected = tested.encode(image), eager.encode(image)
+    scores = tested.score(features)
+    assert scores.shape == tuple(tested.geometry.num_cells(side) for side in size)
+    np.testing.assert_allclose(scores, eager.score(expected), atol=LOGIT_TOLERANCE)
+    last = np.array(scores.shape) - 1
+    for cells in (last[None], np.array([last, last, [0, 0]]), np.zeros((0, 2), np.int64)):
+        masks = tested.decode(features, cells)
+        assert masks.dtype == np.float32
+        np.testing.assert_allclose(masks, eager.decode(expected, cells), atol=LOGIT_TOLERANCE)
+
+
+def test_earlier_features_outlive_the_next_image(engine):
+    tested, _ = engine
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 256, (2, 192, 192, 3), np.uint8)
+    cells = np.array([[1, 1], [2, 0]])
+    features = tested.encode(first)
+    masks, scores = tested.decode(features, cells), tested.score(features).copy()
+    np.testing.assert_array_equal(tested.decode(features, cells), masks)
+    tested.encode(second)
+    np.testing.assert_array_equal(tested.score(features), scores)
+    np.testing.assert_array_equal(tested.decode(features, cells), masks)
+
+
+def test_proposals_are_those_of_torch(engine):
+    photo = read_image(COFFEE)[:391, :569]
+    found, expected = (
+        sharpmask.Proposer(e, num_proposals=100, num_candidates=150)(photo) for e in engine
+    )
+    assert len(found) == len(expected) == 100
+    np.testing.assert_allclose(found.scores, expected.scores, atol=LOGIT_TOLERANCE)
+    # Near ties may change places.
+    best = rle_iou(found.rles(), expected.rles()).max(axis=1)
+    assert best.min() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_torch_computes_the_same(name):
+    compare(load_engine(name, "compile"), load_engine(name, "torch"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EXPORTED)
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(thin(backbone) for backbone in ("resnet18", "resnet50", "vgg11", "vgg16")),
+        *(thin("resnet18", head) for head in "ab"),
+        thin("vgg11", "original"),
+        thin("resnet50", mask_channels=16, skip_channels=16, form="concatenated"),
+        thin("vgg11", lateral=False),
+        thin("resnet18", vertical=False, upsampling="nearest"),
+    ],
+    ids=lambda model: json.dumps(model.architecture),
+)
+def test_every_architecture_can_be_exported(model, kind, tmp_path):
+    assert export(model, tmp_path, kind).name == kind  # which compares it with torch
+
+
+# --- exporting ---
+
+
+def test_a_wrong_runtime_is_noticed(engine):
+    tested, eager = engine
+    compare(tested, eager)
+    model = copy.deepcopy(eager.encoder.model)
+    with torch.no_grad():
+        getattr(model, "deepmask", model).head.score_head[-1].bias += 0.01
+    other = TorchEngine(model, torch.device("cpu"))
+    with pytest.raises(ValueError, match=rf"{tested.name}: logits differ from torch's by 0\.01"):
+        compare(tested, other)
+
+
+def test_the_command_exports_what_weights_takes(tmp_path):
+    save(thin("resnet18"), tmp_path / "thin.safetensors", metadata={"licence": "free"})
+    folder = tmp_path / "exported"
+    arguments = ["--weights", str(tmp_path / "thin.safetensors"), "--output", str(folder)]
+    for _ in range(2):  # a second time replaces the first
+        result = CliRunner().invoke(app, ["export", *arguments, "--format", "openvino"])
+        assert result.exit_code == 0, result.output
+        names = {"encoder.xml", "encoder.bin", "decoder.xml", "decoder.bin", DESCRIPTION}
+        assert {path.name for path in folder.iterdir()} == names
+    assert json.loads((folder / DESCRIPTION).read_text())["metadata"] == {"licence": "free"}
+    engine = load_engine(folder)
+    assert engine.name == "openvino"
+    assert len(sharpmask.Proposer(engine, num_proposals=5, scales=[0])(COFFEE)) == 5
+    with pytest.raises(ValueError, match="was exported for openvino, not onnx"):
+        load_engine(folder, "onnx")
+
+
+# --- choosing ---
+
+
+def test_the_fastest_installed_engine_is_taken(monkeypatch, cache):
+    missing = set()
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name in missing else name)
+    monkeypatch.setattr(runtimes, "exported_form", lambda path, runtime: runtime)
+    monkeypatch.setattr(runtimes, "ExportedEngine", lambda form: form)
+    assert load_engine(NAMES[0]) == "openvino"
+    missing.add("openvino")
+    assert load_engine(NAMES[0]) == "onnx"
+    missing.add("onnxruntime")
+    assert load_engine(NAMES[0]).name == "torch"
+
+
+def test_a_gpu_is_for_torch(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not runtimes.on_gpu("auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert runtimes.on_gpu("auto")
+    assert runtimes.on_gpu("cuda:0")
+    assert not runtimes.on_gpu("cpu")
+    with pytest.raises(ValueError, match="onnx runs on the cpu here, not on cuda; use torch"):
+        load_engine(NAMES[0], "onnx", "cuda")
+
+
+def test_engines_that_are_unknown_or_missing(monkeypatch):
+    with pytest.raises(ValueError, match=r"engine: expected one of auto, openvino.*got 'tpu'"):
+        load_engine(NAMES[0], "tpu")
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"onnx is not installed; pip install 'sharpmask\[onnx\]'"):
+        load_engine(NAMES[0], "onnx")
+
+
+def test_the_exported_form_is_kept(engine, cache):
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob(DESCRIPTION)}
+    assert before
+    for name in NAMES:
+        if any(name in str(path) and engine[0].name in str(path) for path in before):
+            load_engine(name, engine[0].name)
+    after = {path: path.stat().st_mtime_ns for path in cache.rglob(DESCRIPTION)}
+    assert after == before
+
+
+# --- folders that are no exported models ---
+
+
+def exported(tmp_path, description, **files):
+    (tmp_path / DESCRIPTION).write_text(json.dumps(description))
+    for name, content in files.items():
+        (tmp_path / name.replace("_", ".")).write_bytes(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        [],
+        {},
+        {"runtime": "onnx"},
+        {"runtime": "flax", "geometry": {}},
+        {"runtime": "onnx", "geometry": {"side": 3}},
+        {"runtime": "onnx", "geometry": {"stride": 7}},
+    ],
+    ids=str,
+)
+def test_a_strange_description_is_refused(tmp_path, description):
+    with pytest.raises(WeightsError, match=f"{tmp_path}: holds no exported model"):
+        load_engine(exported(tmp_path, description))
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_damaged_networks_are_refused(tmp_path, kind):
+    description = {"runtime": kind, "geometry": {}}
+    folder = exported(tmp_path, description, encoder_xml=b"<net", encoder_onnx=b"\x08\x07")
+    with pytest.raises(WeightsError, match=f"{tmp_path}: .*export the model again"):
+        load_engine(folder)
+    (tmp_path / "encoder.xml").unlink()
+    (tmp_path / "encoder.onnx").unlink()
+    with pytest.raises(WeightsError, match=f"{tmp_path}: .*export the model again"):
+        load_engine(folder)
+
+
+# --- without torch ---
+
+
+def test_exported_models_need_no_torch(cache):
+    load_engine("sharpmask-mobilenetv2", "openvino")
+    (folder,) = cache.glob("sharpmask/sharpmask-mobilenetv2-*-openvino-*")
+    program = f"""
+import sys
+sys.modules["torch"] = None  # importing it fails
+import sharpmask
+proposer = sharpmask.Proposer(sharpmask.load_engine({str(folder)!r}), num_proposals=7)
+print(len(proposer({str(COFFEE)!r}).to_coco(1)))
+from sharpmask.cli.main import app
+app(["propose", {str(COFFEE)!r}, "--weights", {str(folder)!r}, "--output", {str(cache)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("7\n100 proposals for 1 of 1 photos")
