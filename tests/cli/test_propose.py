@@ -264,6 +264,7 @@ def test_the_real_command(tmp_path, weights):
     source = Path(sharpmask.__file__).parents[1]
     command = [sys.executable, "-c", "from sharpmask.cli.main import app; app()", "propose"]
     options = ["--weights", weights, "--output", tmp_path / "out", "--num-proposals", "2"]
+    options += ["--engine", "torch"]
     ended = subprocess.run(
         [*command, good, bad, *options],
         env={**os.environ, "PYTHONPATH": str(source)},

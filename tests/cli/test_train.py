@@ -97,7 +97,16 @@ def test_stage_two(stage_one, given, tmp_path, coco_folder):
     # What comes out can be proposed with.
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(photo)
-    options = ["--weights", tmp_path / "run", "--output", tmp_path / "out", "--num-proposals", 2]
+    options = [
+        "--weights",
+        tmp_path / "run",
+        "--output",
+        tmp_path / "out",
+        "--num-proposals",
+        2,
+        "--engine",
+        "torch",
+    ]
     proposed = CliRunner().invoke(app, [*map(str, ["propose", photo, *options])])
     assert proposed.exit_code == 0
     assert (tmp_path / "out" / "proposals.json").exists()

@@ -3,8 +3,10 @@
 import copy
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sharpmask.export.exporters import LOGIT_TOLERANCE, compare, export
 from sharpmask.export.runtimes import DESCRIPTION, load_engine
 from sharpmask.images import read_image
 from sharpmask.inference.engine import Engine
+from sharpmask.inference.streams import map_ordered
 from sharpmask.inference.torch_engine import TorchEngine
 from sharpmask.masks import rle_iou
 from sharpmask.models.sources import WeightsError, resolve
@@ -38,15 +41,6 @@ def thin(backbone, head="c", **sharpmask_options):
     if not sharpmask_options:
         return build(deepmask)
     return build({"model": "sharpmask", "deepmask": deepmask, **sharpmask_options})
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """A cache folder of this test run's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setattr(runtimes, "user_cache_path", lambda name: folder / name)
-        yield folder
 
 
 @pytest.fixture(
@@ -100,6 +94,30 @@ def test_proposals_are_those_of_torch(engine):
     # Near ties may change places.
     best = rle_iou(found.rles(), expected.rles()).max(axis=1)
     assert best.min() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["torch", *EXPORTED])
+def test_threads_may_share_an_engine(kind, cache, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    engine = load_engine(NAMES[1], kind, streams=3)
+    proposer = sharpmask.Proposer(engine, num_proposals=20, num_candidates=20, scales=[-2, -1.5])
+    photo = read_image(COFFEE)
+    photos = [np.roll(photo, shift, 1) for shift in range(0, 600, 100)]
+    expected = [proposer(photo).to_coco(1) for photo in photos]
+    found = [call.result().to_coco(1) for call in map_ordered(proposer, photos, 3)]
+    assert found == expected
+    assert expected[0] != expected[1]
+
+
+def test_ctrl_c_still_interrupts_after_engines_have_gone(cache):
+    for _ in range(2):
+        engine = load_engine(NAMES[1], "openvino")
+        ending = threading.Thread(target=lambda parts: parts.clear(), args=([engine],))
+        del engine
+        ending.start()
+        ending.join()
+    with pytest.raises(KeyboardInterrupt):  # the process used to end here
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow
@@ -164,7 +182,7 @@ def test_the_fastest_installed_engine_is_taken(monkeypatch, cache):
     missing = set()
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name in missing else name)
     monkeypatch.setattr(runtimes, "exported_form", lambda path, runtime: runtime)
-    monkeypatch.setattr(runtimes, "ExportedEngine", lambda form: form)
+    monkeypatch.setattr(runtimes, "ExportedEngine", lambda form, streams: form)
     assert load_engine(NAMES[0]) == "openvino"
     missing.add("openvino")
     assert load_engine(NAMES[0]) == "onnx"

@@ -1,5 +1,6 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from sharpmask.evaluation.report import results_table, write_report
 from sharpmask.export.runtimes import EngineName, load_engine
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.streams import map_ordered, streams_for
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,25 +58,37 @@ def evaluate(
                 "mask_threshold": mask_threshold,
                 "suppression": suppression,
             }
-            proposer = Proposer(load_engine(weights, engine, device), **options)  # type: ignore[arg-type]
+            streams = streams_for(len(truth.images))
+            proposer = Proposer(load_engine(weights, engine, device, streams=streams), **options)  # type: ignore[arg-type]
             method = Path(weights).stem + ("" if scales == "default" else f" --scales {scales}")
-            result = evaluate_model(truth, images, proposer)
+            result = evaluate_model(truth, images, proposer, streams=streams)
             settings |= {"weights": Path(weights).name, **options}
         out.print(results_table({method: result}))
         files = write_report(output, method, result, settings)
         out.print(*files, markup=False)
 
 
-def evaluate_model(truth: GroundTruth, images: Path, proposer: Proposer) -> Evaluation:
+def evaluate_model(
+    truth: GroundTruth, images: Path, proposer: Proposer, *, streams: int = 1
+) -> Evaluation:
     """Run a model over the photos of a data set and score it; unreadable ones count as missed."""
     evaluator = ProposalEvaluator()
-    for image in track(
-        truth.images, "evaluating", console=err, disable=not err.is_terminal, transient=True
+
+    def found_in(image: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return proposer(images / image["file_name"]).to_coco(image["id"])
+
+    for image, found in track(
+        zip(truth.images, map_ordered(found_in, truth.images, streams), strict=True),
+        "evaluating",
+        total=len(truth.images),
+        console=err,
+        disable=not err.is_terminal,
+        transient=True,
     ):
         try:
-            found = proposer(images / image["file_name"]).to_coco(image["id"])
+            records = found.result()
         except ImageError as error:
             complain(error)
-            found = []
-        evaluator.add(image, truth.annotations[image["id"]], found)
+            records = []
+        evaluator.add(image, truth.annotations[image["id"]], records)
     return evaluator.summarize()

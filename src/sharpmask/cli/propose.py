@@ -13,6 +13,7 @@ from sharpmask.cli.console import clear_errors, complain, err, out
 from sharpmask.export.runtimes import EngineName, load_engine
 from sharpmask.images import ImageError, list_images, write_image
 from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.streams import map_ordered, streams_for
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -52,15 +53,18 @@ def propose(
     """
     with clear_errors():
         paths = list_images(images)
+        streams = streams_for(len(paths))
         if torch7:
             from sharpmask.inference.torch7_proposer import Torch7Proposer
 
             proposer: Proposer = Torch7Proposer(
-                load_engine(weights, "torch", device), num_proposals=num_proposals, scales=scales
+                load_engine(weights, "torch", device, streams=streams),
+                num_proposals=num_proposals,
+                scales=scales,
             )
         else:
             proposer = Proposer(
-                load_engine(weights, engine, device),
+                load_engine(weights, engine, device, streams=streams),
                 num_proposals=num_proposals,
                 scales=scales,
                 mask_threshold=mask_threshold,
@@ -70,27 +74,31 @@ def propose(
         pictures = overlay_paths(paths, output)
         if overlay and len(paths) > 1:
             (output / "overlays").mkdir(exist_ok=True)
+
+        def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
+            path, image_id = photo
+            proposals = proposer(path)
+            if overlay:
+                write_image(pictures[path], proposals.plot(overlay_masks))
+            return [{**record, "file_name": str(path)} for record in proposals.to_coco(image_id)]
+
         records: list[dict[str, Any]] = []
         done = failed = 0
         try:
-            for path, image_id in track(
-                zip(paths, image_ids(paths), strict=True),
+            photos = zip(paths, image_ids(paths), strict=True)
+            for found in track(
+                map_ordered(found_in, photos, streams),
                 "proposing",
                 total=len(paths),
                 console=err,
                 disable=len(paths) == 1 or not err.is_terminal,
             ):
                 try:
-                    proposals = proposer(path)
+                    records += found.result()
+                    done += 1
                 except ImageError as error:
                     complain(error)
                     failed += 1
-                    continue
-                done += 1
-                found = proposals.to_coco(image_id)
-                records += [{**record, "file_name": str(path)} for record in found]
-                if overlay:
-                    write_image(pictures[path], proposals.plot(overlay_masks))
         finally:
             if done:
                 write_json(output / "proposals.json", records)

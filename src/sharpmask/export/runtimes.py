@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -35,12 +37,14 @@ class ExportedEngine:
 
     Args:
         folder: What ``export`` wrote.
+        streams: Images that threads may read at the same time; the processor's cores are divided
+            among them.
 
     Raises:
         WeightsError: It holds no exported model, or the package that runs it is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, streams: int = 1) -> None:
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = PatchGeometry(**description["geometry"])
@@ -49,7 +53,8 @@ class ExportedEngine:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder}: holds no exported model: {error}") from None
         try:
-            self.encoder, self.decoder = start(folder / "encoder"), start(folder / "decoder")
+            self.encoder = start(folder / "encoder", streams)
+            self.decoder = start(folder / "decoder", streams)
         except ImportError as error:
             raise WeightsError(f"{folder}: {error}; pip install 'sharpmask[{self.name}]'") from None
         except Exception as error:  # each runtime raises kinds of its own
@@ -71,27 +76,43 @@ class ExportedEngine:
         return self.decoder(cells, *features[1:])[0]
 
 
-def start_openvino(path: Path) -> Run:
-    """A function of arrays from OpenVINO's .xml and .bin."""
+@cache
+def openvino_core() -> Any:
+    """OpenVINO, for as long as the process lives.
+
+    It gives the thread that starts it an alternate signal stack. When several have come and gone,
+    one that was freed may be left in place, and the next Ctrl-C ends the process.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def start_openvino(path: Path, streams: int) -> Run:
+    """A function of arrays from OpenVINO's .xml and .bin."""
     # In float32 as the model is: left alone, OpenVINO takes bfloat16 where the processor has it.
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU", settings)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams}
+    compiled = openvino_core().compile_model(path.with_suffix(".xml"), "CPU", settings)
+    thread = threading.local()
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
-        outputs = compiled(list(inputs), share_inputs=True)
+        if not hasattr(thread, "request"):
+            thread.request = compiled.create_infer_request()
+        outputs = thread.request.infer(list(inputs), share_inputs=True)
         return [outputs[number] for number in range(len(compiled.outputs))]
 
     return run
 
 
-def start_onnx(path: Path) -> Run:
+def start_onnx(path: Path, streams: int) -> Run:
     """A function of arrays from an ONNX file."""
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    if streams > 1:
+        options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // streams)
     session = onnxruntime.InferenceSession(
-        path.with_suffix(".onnx"), providers=["CPUExecutionProvider"]
+        path.with_suffix(".onnx"), options, providers=["CPUExecutionProvider"]
     )
     names = [item.name for item in session.get_inputs()]
 
@@ -103,7 +124,11 @@ def start_onnx(path: Path) -> Run:
 
 
 def load_engine(
-    source: str | os.PathLike[str], engine: EngineName = "auto", device: str = "auto"
+    source: str | os.PathLike[str],
+    engine: EngineName = "auto",
+    device: str = "auto",
+    *,
+    streams: int = 1,
 ) -> Engine:
     """A model, ready to be run by a ``Proposer``.
 
@@ -115,6 +140,8 @@ def load_engine(
         engine: "openvino", "onnx", "torch" or "compile" (``torch.compile``); "auto" is torch on a
             GPU, on a CPU the fastest that is installed.
         device: "auto", "cpu" or "cuda"; only torch runs on a GPU.
+        streams: Images that threads may read at the same time (see ``map_ordered``); the cores are
+            divided among them, for torch in the whole process.
 
     Raises:
         WeightsError: There is no such model.
@@ -126,7 +153,7 @@ def load_engine(
         )
     folder = Path(source)
     if (folder / DESCRIPTION).is_file():
-        exported = ExportedEngine(folder)
+        exported = ExportedEngine(folder, streams=streams)
         if engine not in ("auto", exported.name):
             raise ValueError(f"engine: {source} was exported for {exported.name}, not {engine}")
         return exported
@@ -136,11 +163,16 @@ def load_engine(
     if engine == "openvino" or engine == "onnx":
         if device not in ("auto", "cpu"):
             raise ValueError(f"device: {engine} runs on the cpu here, not on {device}; use torch")
-        return ExportedEngine(exported_form(resolve(source), engine))
+        return ExportedEngine(exported_form(resolve(source), engine), streams=streams)
     from sharpmask.inference.torch_engine import TorchEngine, choose_device
     from sharpmask.models.weights import load
 
-    return TorchEngine(load(source), choose_device(device), compiled=engine == "compile")
+    model = load(source)
+    if streams > 1:
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // streams))
+    return TorchEngine(model, choose_device(device), compiled=engine == "compile")
 
 
 def on_gpu(device: str) -> bool:
