@@ -10,6 +10,7 @@ every third photo by id; "held_out" are the figures of the others.
 
 import argparse
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from sharpmask.data.coco import load_coco
 from sharpmask.evaluation.coco_files import GroundTruth, load_ground_truth
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator
 from sharpmask.evaluation.report import results_table, write_report
+from sharpmask.export.runtimes import load_engine
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.weights import Model, load, read_metadata, save
+from sharpmask.inference.streams import map_ordered, streams_for
+from sharpmask.models.weights import load, read_metadata, save
 from sharpmask.training.stages import validator
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "sharpmask" / "weights"
@@ -60,7 +63,7 @@ def main() -> None:
     truth = load_ground_truth(arguments.annotations)
     for scales in arguments.scales:
         method = arguments.name + ("" if scales == "default" else f" --scales {scales}")
-        everything, held_out = evaluate(model, scales, truth, arguments.images)
+        everything, held_out = evaluate(path, scales, truth, arguments.images)
         Console(width=130).print(results_table({method: everything, "held out": held_out}))
         settings = {
             "annotations": arguments.annotations.name,
@@ -81,16 +84,22 @@ def main() -> None:
 
 
 def evaluate(
-    model: Model, scales: str, truth: GroundTruth, images: Path
+    weights: Path, scales: str, truth: GroundTruth, images: Path
 ) -> tuple[Evaluation, Evaluation]:
     """Figures of all photos, and of those on which nothing was chosen."""
-    proposer = Proposer(model, num_proposals=1000, scales=scales)
-    everything, held_out = ProposalEvaluator(), ProposalEvaluator()
     ordered = sorted(truth.images, key=lambda image: image["id"])
-    for number, image in enumerate(track(ordered, scales)):
-        found = proposer(images / image["file_name"]).to_coco(image["id"])
+    streams = streams_for(len(ordered))
+    engine = load_engine(weights, streams=streams)
+    proposer = Proposer(engine, num_proposals=1000, scales=scales)
+
+    def found_in(image: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return proposer(images / image["file_name"]).to_coco(image["id"])
+
+    everything, held_out = ProposalEvaluator(), ProposalEvaluator()
+    calls = track(map_ordered(found_in, ordered, streams), scales, total=len(ordered))
+    for number, (image, call) in enumerate(zip(ordered, calls, strict=True)):
         for evaluator in (everything, held_out) if number % 3 else (everything,):
-            evaluator.add(image, truth.annotations[image["id"]], found)
+            evaluator.add(image, truth.annotations[image["id"]], call.result())
     return everything.summarize(), held_out.summarize()
 
 

@@ -176,3 +176,59 @@ def speed() -> str:
             ]
         )
     return table(["what", "measured", "target"], rows)
+
+
+def targets() -> str:
+    """The figures of speed against what they should be."""
+    content = result("speed")
+    relative, recall = content["relative_to_product"], content["mask_AR"]
+    resnet, folder = content["resnet50"], content["folder"]
+    cost = 1 - recall["OpenVINO, int8"]["AR@100"] / recall["OpenVINO"]["AR@100"]
+    rows = [
+        [
+            "default model, 100 proposals: time / time of a 4096^3 matrix product, float32",
+            f"{relative['OpenVINO']:.2f}",
+            "at most .87",
+        ],
+        ["the same in int8", f"{relative['OpenVINO, int8']:.2f}", "at most .87"],
+        [
+            "int8: times faster than float32",
+            f"{relative['OpenVINO'] / relative['OpenVINO, int8']:.2f}",
+            "at least 1.5",
+        ],
+        ["int8: loss of mask AR@100, relative", f"{100 * cost:.1f} %", "at most 3 %"],
+        [
+            "ResNet-50, 500 proposals: whole pipeline / dense part",
+            f"{resnet['pipeline_to_dense']:.2f}",
+            "at most 1.1",
+        ],
+        [
+            "ResNet-50, dense part: share of this machine's sgemm rate",
+            f"{resnet['dense_share_of_sgemm']:.2f}",
+            "at least 1.0",
+        ],
+        [
+            f"folder of {folder['photos']} photos: throughput / one by one",
+            f"{folder['throughput_ratio']:.2f}",
+            "at least 1.3",
+        ],
+        [
+            "memory growth over the second half of the folder",
+            f"{folder['memory_growth_mb']:.0f} MB",
+            "none",
+        ],
+        [
+            "`sharpmask propose` from a cold start to the written result",
+            f"{content['cold_start_s']:.1f} s",
+            "below 3 s",
+        ],
+    ]
+    return table(["what", "measured", "target"], rows)
+
+
+def steps() -> str:
+    """Where the time of a photo goes."""
+    spent = result("speed")["steps_s"]
+    total = sum(spent.values())
+    rows = [[name, f"{100 * seconds / total:.0f} %"] for name, seconds in spent.items()]
+    return table(["step", "share of a photo's time (OpenVINO)"], rows)

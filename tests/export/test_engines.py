@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -17,8 +18,9 @@ import sharpmask
 from sharpmask.cli.main import app
 from sharpmask.export import runtimes
 from sharpmask.export.exporters import LOGIT_TOLERANCE, compare, export
-from sharpmask.export.runtimes import DESCRIPTION, load_engine
-from sharpmask.images import read_image
+from sharpmask.export.quantise import quantise
+from sharpmask.export.runtimes import DESCRIPTION, exported_form, load_engine
+from sharpmask.images import read_image, write_image
 from sharpmask.inference.engine import Engine
 from sharpmask.inference.streams import map_ordered
 from sharpmask.inference.torch_engine import TorchEngine
@@ -173,6 +175,53 @@ def test_the_command_exports_what_weights_takes(tmp_path):
     assert len(sharpmask.Proposer(engine, num_proposals=5, scales=[0])(COFFEE)) == 5
     with pytest.raises(ValueError, match="was exported for openvino, not onnx"):
         load_engine(folder, "onnx")
+
+
+# --- int8 ---
+
+
+def test_int8_is_smaller_and_much_alike(tmp_path):
+    weights, photos = tmp_path / "thin.safetensors", tmp_path / "photos"
+    save(thin("resnet18"), weights)
+    photos.mkdir()
+    for number in range(3):
+        write_image(photos / f"{number}.png", np.roll(read_image(COFFEE)[::3, ::3], 50 * number, 1))
+    arguments = ["export", "--weights", str(weights), "--format", "openvino"]
+    folders = tmp_path / "whole", tmp_path / "int8"
+    assert CliRunner().invoke(app, [*arguments, "--output", str(folders[0])]).exit_code == 0
+    calibrated = ["--output", str(folders[1]), "--int8", "--calibrate", str(photos)]
+    result = CliRunner().invoke(app, [*arguments, *calibrated])
+    assert result.exit_code == 0, result.output
+    told = float(re.search(r"with those of float32: (0\.\d+|1\.000)", result.stdout)[1])
+    whole, rounded = (load_engine(folder) for folder in folders)
+    alike = []
+    for number in range(3):
+        old, new = (
+            sharpmask.Proposer(engine)(photos / f"{number}.png").rles()
+            for engine in (whole, rounded)
+        )
+        alike.append(np.mean([max(rle_iou([rle], new)[0]) for rle in old]))
+    assert told == pytest.approx(np.mean(alike), abs=0.0006)
+    assert 0.5 < told < 1
+    sizes = [(folder / "encoder.bin").stat().st_size for folder in folders]
+    assert sizes[1] < sizes[0] / 2
+
+
+@pytest.mark.parametrize("missing", [["--format", "onnx", "--calibrate", "."], []])
+def test_int8_needs_openvino_and_photos(tmp_path, missing):
+    command = ["export", "--output", str(tmp_path), "--int8", "--format", "openvino", *missing]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert result.stderr == "sharpmask: --int8: give --format openvino and --calibrate DIR too\n"
+
+
+def test_only_openvino_models_become_int8(engine, cache, tmp_path):
+    folders = [path.parent for path in cache.rglob(DESCRIPTION) if "onnx" in path.parent.name]
+    for folder in folders:
+        with pytest.raises(ValueError, match="is exported for onnx, expected openvino"):
+            quantise(folder, [COFFEE], tmp_path)
+    with pytest.raises(ValueError, match="photos are needed to calibrate on, got none"):
+        quantise(exported_form(resolve(NAMES[0]), "openvino"), [], tmp_path)
 
 
 # --- choosing ---

@@ -9,6 +9,8 @@ import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,26 +49,35 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
     image = torch.from_numpy(rng.integers(0, 256, (*size, 3), np.uint8))
     cells = torch.tensor([[0, 1], [2, 3], [3, 4]])
     encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary, torch.no_grad():
+    with replacing(folder) as temporary, torch.no_grad():
         features = encoder(image)
         with warnings.catch_warnings(action="ignore"):  # of torch about its own tracers
-            write(encoder, (image,), Path(temporary) / "encoder")
-            write(decoder, (cells, *features[1:]), Path(temporary) / "decoder")
+            write(encoder, (image,), temporary / "encoder")
+            write(decoder, (cells, *features[1:]), temporary / "decoder")
         description = {
             "runtime": runtime,
             "geometry": dataclasses.asdict(geometry),
             "architecture": model.architecture,
             "metadata": model.metadata,
         }
-        (Path(temporary) / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        engine = ExportedEngine(Path(temporary))
+        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        engine = ExportedEngine(temporary)
         compare(engine, TorchEngine(model, torch.device("cpu")))
-        # The description last: a folder that has it is complete.
+    return engine
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder whose files go to ``folder`` when all are written, the description last.
+
+    So a folder with a description is complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        yield Path(temporary)
         (folder / DESCRIPTION).unlink(missing_ok=True)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == DESCRIPTION):
             path.replace(folder / path.name)
-    return engine
 
 
 def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
