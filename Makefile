@@ -27,7 +27,7 @@ clean:
 	    "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --upgrade "pip>=25.1"  # the first that knows --group
-	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install --constraint constraints.txt --editable '.[openvino]'
 	@touch $@
 
 .venv/dev.stamp: .venv/package.stamp

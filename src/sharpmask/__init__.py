@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.tiles import TiledProposer
 from sharpmask.models.sources import WeightsError
 from sharpmask.proposals import Proposals
 
@@ -20,6 +21,7 @@ __all__ = [
     "Proposals",
     "Proposer",
     "SharpMask",
+    "TiledProposer",
     "WeightsError",
     "load",
     "load_engine",

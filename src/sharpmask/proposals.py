@@ -1,6 +1,6 @@
 """Proposals: the result for one photo. Masks stay in the patch frame until they are asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,18 @@ class Proposals:
             numbers = np.arange(len(self))[index]
             chosen.__dict__["_rles"] = [self._rles[k] for k in numbers]
         return chosen
+
+    @classmethod
+    def concat(cls, parts: Sequence["Proposals"]) -> "Proposals":
+        """Proposals of the same image, one part after the other, as they are."""
+        together = replace(
+            parts[0],
+            scores=np.concatenate([part.scores for part in parts]),
+            windows=np.concatenate([part.windows for part in parts]),
+            patch_masks=np.concatenate([part.patch_masks for part in parts]),
+        )
+        together.__dict__["_rles"] = [rle for part in parts for rle in part._rles]
+        return together
 
     @property
     def image_size(self) -> tuple[int, int]:

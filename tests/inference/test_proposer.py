@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from reference.small_nets import GEOMETRY
-from sharpmask.geometry import SHARPMASK_GEOMETRY
+from reference.template_engine import TemplateEngine
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import DECODE_BATCH, Proposer, apart_first, mask_quality, sigmoid
 from sharpmask.models.backbones import Bottleneck, ResNet
@@ -43,42 +43,6 @@ class CellEngine:
         codes[:, 10:20] = 100 + cells[:, 0, None, None]
         codes[:, 20:] = 100 + cells[:, 1, None, None]
         return np.log(codes / (255 - codes))  # the logits of these values out of 255
-
-
-class TemplateEngine:
-    """Finds squares of the object's canonical size among dark pixels; a mask is what is bright."""
-
-    name = "template"
-    geometry = SHARPMASK_GEOMETRY
-
-    def __init__(self):
-        self.sizes = []
-        size = self.geometry.object_size
-        edge = (self.geometry.patch_size - size) // 2
-        self.template = np.zeros((self.geometry.patch_size,) * 2, bool)
-        self.template[edge : edge + size, edge : edge + size] = True
-
-    def encode(self, image):
-        self.sizes.append(image.shape[:2])
-        assert image.dtype == np.uint8
-        assert image.flags.c_contiguous
-        return image[..., 1] > 190
-
-    def patch(self, bright, row, column):
-        return bright[16 * row : 16 * row + 160, 16 * column : 16 * column + 160]
-
-    def score(self, bright):
-        rows, columns = (self.geometry.num_cells(side) for side in bright.shape)
-        scores = np.zeros((rows, columns), np.float32)
-        for row, column in np.ndindex(rows, columns):
-            patch = self.patch(bright, row, column)
-            assert patch.shape == (160, 160)
-            scores[row, column] = (patch == self.template).mean()
-        return scores
-
-    def decode(self, bright, cells):
-        patches = [self.patch(bright, row, column) for row, column in cells]
-        return np.array([20.0 * patch - 10 for patch in patches]).reshape(-1, 160, 160)
 
 
 def photo_with_object(height, width, top, left, side):

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from sharpmask.export.runtimes import EngineName, load_engine
 from sharpmask.images import ImageError, list_images, write_image
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.streams import map_ordered, streams_for
+from sharpmask.inference.tiles import TiledProposer
+from sharpmask.proposals import Proposals
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,6 +38,9 @@ def propose(
     suppression: Annotated[
         float, typer.Option(help="Rank masks last whose IoU with a better one exceeds this.")
     ] = 0.7,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Read pictures far larger than photos in parts.")
+    ] = False,
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
     overlay_masks: Annotated[int, typer.Option(help="How many to draw.")] = 10,
     engine: Annotated[
@@ -70,6 +76,11 @@ def propose(
                 mask_threshold=mask_threshold,
                 suppression=suppression,
             )
+        propose_in: Callable[[Path], Proposals] = proposer
+        if tiles:
+            bar = partial(track, description="tiles", console=err, disable=not err.is_terminal)
+            shown = bar if len(paths) == 1 else iter
+            propose_in = TiledProposer(proposer, num_proposals=num_proposals, progress=shown)
         output.mkdir(parents=True, exist_ok=True)
         pictures = overlay_paths(paths, output)
         if overlay and len(paths) > 1:
@@ -77,7 +88,7 @@ def propose(
 
         def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
             path, image_id = photo
-            proposals = proposer(path)
+            proposals = propose_in(path)
             if overlay:
                 write_image(pictures[path], proposals.plot(overlay_masks))
             return [{**record, "file_name": str(path)} for record in proposals.to_coco(image_id)]

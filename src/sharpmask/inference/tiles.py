@@ -1,0 +1,145 @@
+"""Images far larger than a photo: aerial pictures, scans, panoramas."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from os import PathLike
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from sharpmask.images import read_image
+from sharpmask.inference.proposer import Proposer
+from sharpmask.proposals import Proposals
+
+MAX_PIXELS = 2_000_000_000
+"""Larger pictures are refused by their header; decoded this one would take 6 GB."""
+STRIP_ROWS = 1024
+"""Rows halved at once, an even number: bounds memory."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of the image at a level: rows ``top`` to ``bottom``, columns ``left`` to ``right``."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+class TiledProposer:
+    """Proposes objects of all sizes in an image of any size.
+
+    The image is read in overlapping tiles at full size, at half the size, and so on until one tile
+    holds all of it. What a tile's inner edge cuts lies whole in a neighbour, or, where it is larger
+    than the overlap, at the next level; so it is left out. Of the same object seen in several tiles
+    the best mask is kept.
+
+    Args:
+        proposer: Reads the tiles; their side is its ``image_size``.
+        num_proposals: Most masks for the image.
+        overlap: Share of a tile that its neighbour reads too.
+        progress: Wraps the list of tiles of each level, to show a bar for example.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        *,
+        num_proposals: int = 1000,
+        overlap: float = 0.25,
+        progress: Callable[[Sequence[Tile]], Iterable[Tile]] = iter,
+    ) -> None:
+        if num_proposals < 1:
+            raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
+        if not 0 < overlap < 1:
+            raise ValueError(f"overlap: expected a number between 0 and 1, got {overlap}")
+        self.proposer = proposer
+        self.num_proposals = num_proposals
+        self.overlap = overlap
+        self.progress = progress
+
+    def __call__(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> Proposals:
+        """Propose objects in one image.
+
+        Beside the image and its halves (a third of it), memory holds one tile and
+        ``num_proposals`` masks. An array may be mapped from a file (``numpy.load(mmap_mode="r")``).
+
+        Args:
+            image: A path, a PIL image, or an RGB uint8 array (H, W, 3).
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        if isinstance(image, np.ndarray):
+            pixels = image  # its tiles are checked as they are read
+        else:
+            pixels = read_image(image, max_pixels=MAX_PIXELS)
+        level = pixels
+        best: list[Proposals] = []
+        while True:
+            tiles = self.tiles(level.shape[:2])
+            for tile in self.progress(tiles):
+                best.append(self.read(tile, level, pixels))
+                if sum(map(len, best)) > 2 * self.num_proposals:
+                    best = [self.merge(best)]
+            if len(tiles) == 1:
+                return self.merge(best)
+            level = halve(level)
+
+    def tiles(self, size: tuple[int, int]) -> list[Tile]:
+        """The tiles that cover a level of a size (height, width), evenly spread."""
+        side = self.proposer.image_size
+        step = side - int(self.overlap * side)
+        starts = []
+        for length in size:
+            count = 1 + max(0, -(-(length - side) // step))
+            last = max(0, length - side)
+            starts.append(np.linspace(0, last, count).round().astype(int).tolist())
+        return [
+            Tile(top, left, min(top + side, size[0]), min(left + side, size[1]))
+            for top, left in product(*starts)
+        ]
+
+    def read(
+        self, tile: Tile, level: UInt8[np.ndarray, "a b 3"], image: UInt8[np.ndarray, "h w 3"]
+    ) -> Proposals:
+        """Proposals of a tile, in the frame of the image, without those that its edge cuts."""
+        part = np.ascontiguousarray(level[tile.top : tile.bottom, tile.left : tile.right])
+        found = self.proposer(part)
+        whole = found[~cut(found.boxes, tile, level.shape[:2])]
+        factor = np.tile(np.divide(image.shape[1::-1], level.shape[1::-1]), 2)
+        windows = (whole.windows + [tile.left, tile.top] * 2) * factor
+        return Proposals(image, whole.scores, windows, whole.patch_masks, whole.mask_threshold)
+
+    def merge(self, parts: Sequence[Proposals]) -> Proposals:
+        """The best of all tiles, each object once."""
+        together = Proposals.concat(parts)
+        ranked = together[np.argsort(-together.scores, kind="stable")]
+        chosen, distinct = ranked.distinct_first(self.proposer.suppression, self.num_proposals)
+        return chosen[:distinct]
+
+
+def cut(
+    boxes: Float[np.ndarray, "n 4"], tile: Tile, size: tuple[int, int]
+) -> Bool[np.ndarray, " n"]:
+    """Which boxes (xyxy, in the tile) touch an edge of the tile that is no edge of the level."""
+    touches: Bool[np.ndarray, " n"] = (
+        ((boxes[:, 0] <= 0) & (tile.left > 0))
+        | ((boxes[:, 1] <= 0) & (tile.top > 0))
+        | ((boxes[:, 2] >= tile.right - tile.left) & (tile.right < size[1]))
+        | ((boxes[:, 3] >= tile.bottom - tile.top) & (tile.bottom < size[0]))
+    )
+    return touches
+
+
+def halve(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
+    """Half the size, rounded up, each pixel the mean of four."""
+    strips = (image[top : top + STRIP_ROWS] for top in range(0, len(image), STRIP_ROWS))
+    half = [np.asarray(Image.fromarray(np.ascontiguousarray(s)).reduce(2)) for s in strips]
+    return np.concatenate(half)
