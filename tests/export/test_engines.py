@@ -19,7 +19,7 @@ from sharpmask.cli.main import app
 from sharpmask.export import runtimes
 from sharpmask.export.exporters import LOGIT_TOLERANCE, compare, export
 from sharpmask.export.quantise import quantise
-from sharpmask.export.runtimes import DESCRIPTION, exported_form, load_engine
+from sharpmask.export.runtimes import DESCRIPTION, load_engine
 from sharpmask.images import read_image, write_image
 from sharpmask.inference.engine import Engine
 from sharpmask.inference.streams import map_ordered
@@ -215,13 +215,16 @@ def test_int8_needs_openvino_and_photos(tmp_path, missing):
     assert result.stderr == "sharpmask: --int8: give --format openvino and --calibrate DIR too\n"
 
 
-def test_only_openvino_models_become_int8(engine, cache, tmp_path):
-    folders = [path.parent for path in cache.rglob(DESCRIPTION) if "onnx" in path.parent.name]
-    for folder in folders:
-        with pytest.raises(ValueError, match="is exported for onnx, expected openvino"):
-            quantise(folder, [COFFEE], tmp_path)
+def test_only_openvino_models_become_int8(cache, tmp_path):
+    for runtime in EXPORTED:
+        load_engine(NAMES[1], runtime)
+    openvino, onnx = (
+        next(cache.glob(f"sharpmask/{NAMES[1]}-*-{runtime}-*")) for runtime in EXPORTED
+    )
+    with pytest.raises(ValueError, match="is exported for onnx, expected openvino"):
+        quantise(onnx, [COFFEE], tmp_path)
     with pytest.raises(ValueError, match="photos are needed to calibrate on, got none"):
-        quantise(exported_form(resolve(NAMES[0]), "openvino"), [], tmp_path)
+        quantise(openvino, [], tmp_path)
 
 
 # --- choosing ---
@@ -230,8 +233,7 @@ def test_only_openvino_models_become_int8(engine, cache, tmp_path):
 def test_the_fastest_installed_engine_is_taken(monkeypatch, cache):
     missing = set()
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name in missing else name)
-    monkeypatch.setattr(runtimes, "exported_form", lambda path, runtime: runtime)
-    monkeypatch.setattr(runtimes, "ExportedEngine", lambda form, streams: form)
+    monkeypatch.setattr(runtimes, "exported", lambda path, runtime, streams: runtime)
     assert load_engine(NAMES[0]) == "openvino"
     missing.add("openvino")
     assert load_engine(NAMES[0]) == "onnx"
@@ -269,10 +271,18 @@ def test_the_exported_form_is_kept(engine, cache):
     assert after == before
 
 
+def test_where_nothing_can_be_kept_the_engine_still_comes(tmp_path, monkeypatch):
+    (tmp_path / "sharpmask").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    save(thin("resnet18"), tmp_path / "thin.safetensors")
+    engine = load_engine(tmp_path / "thin.safetensors", "openvino")
+    assert len(sharpmask.Proposer(engine, num_proposals=5, scales=[0])(COFFEE)) == 5
+
+
 # --- folders that are no exported models ---
 
 
-def exported(tmp_path, description, **files):
+def folder_of(tmp_path, description, **files):
     (tmp_path / DESCRIPTION).write_text(json.dumps(description))
     for name, content in files.items():
         (tmp_path / name.replace("_", ".")).write_bytes(content)
@@ -293,13 +303,13 @@ def exported(tmp_path, description, **files):
 )
 def test_a_strange_description_is_refused(tmp_path, description):
     with pytest.raises(WeightsError, match=f"{tmp_path}: holds no exported model"):
-        load_engine(exported(tmp_path, description))
+        load_engine(folder_of(tmp_path, description))
 
 
 @pytest.mark.parametrize("kind", EXPORTED)
 def test_damaged_networks_are_refused(tmp_path, kind):
     description = {"runtime": kind, "geometry": {}}
-    folder = exported(tmp_path, description, encoder_xml=b"<net", encoder_onnx=b"\x08\x07")
+    folder = folder_of(tmp_path, description, encoder_xml=b"<net", encoder_onnx=b"\x08\x07")
     with pytest.raises(WeightsError, match=f"{tmp_path}: .*export the model again"):
         load_engine(folder)
     (tmp_path / "encoder.xml").unlink()

@@ -99,7 +99,7 @@ def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
     if not difference < LOGIT_TOLERANCE:
         raise ValueError(
             f"{engine.name}: logits differ from torch's by {difference:.2g}, allowed are "
-            f"{LOGIT_TOLERANCE}; try another version of {engine.name}"
+            f"{LOGIT_TOLERANCE}; try another version of {engine.name}, or the engine torch"
         )
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -153,17 +154,17 @@ def load_engine(
         )
     folder = Path(source)
     if (folder / DESCRIPTION).is_file():
-        exported = ExportedEngine(folder, streams=streams)
-        if engine not in ("auto", exported.name):
-            raise ValueError(f"engine: {source} was exported for {exported.name}, not {engine}")
-        return exported
+        ready = ExportedEngine(folder, streams=streams)
+        if engine not in ("auto", ready.name):
+            raise ValueError(f"engine: {source} was exported for {ready.name}, not {engine}")
+        return ready
     if engine == "auto":
         installed = [name for name, package in PACKAGES.items() if find_spec(package)]
         engine = "torch" if on_gpu(device) or not installed else installed[0]
     if engine == "openvino" or engine == "onnx":
         if device not in ("auto", "cpu"):
             raise ValueError(f"device: {engine} runs on the cpu here, not on {device}; use torch")
-        return ExportedEngine(exported_form(resolve(source), engine), streams=streams)
+        return exported(resolve(source), engine, streams)
     from sharpmask.inference.torch_engine import TorchEngine, choose_device
     from sharpmask.models.weights import load
 
@@ -184,8 +185,8 @@ def on_gpu(device: str) -> bool:
     return device.startswith("cuda")
 
 
-def exported_form(path: Path, runtime: Runtime) -> Path:
-    """Folder of a model file's exported form in the user's cache, made if it is not there."""
+def exported(path: Path, runtime: Runtime, streams: int) -> ExportedEngine:
+    """The engine of a model file's exported form, which is kept in the user's cache."""
     package = PACKAGES[runtime]
     if not find_spec(package):
         raise ValueError(f"engine: {runtime} is not installed; pip install 'sharpmask[{runtime}]'")
@@ -196,5 +197,11 @@ def exported_form(path: Path, runtime: Runtime) -> Path:
         from sharpmask.export.exporters import export
         from sharpmask.models.weights import load
 
-        export(load(path), folder, runtime)
-    return folder
+        model = load(path)
+        try:
+            export(model, folder, runtime)
+        except OSError:  # no room or no right to keep it
+            with TemporaryDirectory() as temporary:
+                export(model, Path(temporary), runtime)
+                return ExportedEngine(Path(temporary), streams=streams)
+    return ExportedEngine(folder, streams=streams)
