@@ -237,7 +237,7 @@ def test_the_fastest_installed_engine_is_taken(monkeypatch, cache):
     assert load_engine(NAMES[0]) == "openvino"
     missing.add("openvino")
     assert load_engine(NAMES[0]) == "onnx"
-    missing.add("onnxruntime")
+    missing.add("onnxscript")
     assert load_engine(NAMES[0]).name == "torch"
 
 
@@ -257,7 +257,9 @@ def test_engines_that_are_unknown_or_missing(monkeypatch):
     with pytest.raises(ValueError, match=r"engine: expected one of auto, openvino.*got 'tpu'"):
         load_engine(NAMES[0], "tpu")
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"onnx is not installed; pip install 'sharpmask\[onnx\]'"):
+    with pytest.raises(
+        ValueError, match=r"onnx needs onnxruntime.*pip install 'sharpmask\[onnx\]'"
+    ):
         load_engine(NAMES[0], "onnx")
 
 

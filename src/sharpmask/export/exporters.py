@@ -113,7 +113,7 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
         import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"export: {error}; pip install 'sharpmask[export]'") from None
+        raise ValueError(f"export: {error}; pip install 'sharpmask[onnx]'") from None
     if isinstance(network, Encoder):
         # The proposer pads images to whole strides.
         stride = network.model.geometry.stride

@@ -26,8 +26,11 @@ EngineName = Literal["auto", "openvino", "onnx", "torch", "compile"]
 
 DESCRIPTION = "sharpmask.json"
 """File of an exported model that says what it is."""
-PACKAGES: dict[Runtime, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
-"""What runs exported models, the fastest first."""
+PACKAGES: dict[Runtime, tuple[str, ...]] = {
+    "openvino": ("openvino",),
+    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+}
+"""What runs exported models, and what else it takes to export them, the fastest first."""
 
 Features = list[np.ndarray]
 Run = Callable[..., list[np.ndarray]]
@@ -159,7 +162,7 @@ def load_engine(
             raise ValueError(f"engine: {source} was exported for {ready.name}, not {engine}")
         return ready
     if engine == "auto":
-        installed = [name for name, package in PACKAGES.items() if find_spec(package)]
+        installed = [name for name, packages in PACKAGES.items() if all(map(find_spec, packages))]
         engine = "torch" if on_gpu(device) or not installed else installed[0]
     if engine == "openvino" or engine == "onnx":
         if device not in ("auto", "cpu"):
@@ -187,11 +190,13 @@ def on_gpu(device: str) -> bool:
 
 def exported(path: Path, runtime: Runtime, streams: int) -> ExportedEngine:
     """The engine of a model file's exported form, which is kept in the user's cache."""
-    package = PACKAGES[runtime]
-    if not find_spec(package):
-        raise ValueError(f"engine: {runtime} is not installed; pip install 'sharpmask[{runtime}]'")
+    if not all(map(find_spec, PACKAGES[runtime])):
+        raise ValueError(
+            f"engine: {runtime} needs {', '.join(PACKAGES[runtime])}; "
+            f"pip install 'sharpmask[{runtime}]'"
+        )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    parts = (path.stem, digest, runtime, version(package), version("sharpmask"))
+    parts = (path.stem, digest, runtime, version(PACKAGES[runtime][0]), version("sharpmask"))
     folder = user_cache_path("sharpmask") / "-".join(parts)
     if not (folder / DESCRIPTION).is_file():
         from sharpmask.export.exporters import export
