@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,6 +90,7 @@ def main() -> None:
         "resnet50": resnet50(photo),
         "folder": folder(photo),
         "cold_start_s": cold_start(photo),
+        "installed_mb": {name: installed_mb(name) for name in ("torch", "openvino", "onnxruntime")},
         "curves": curves(openvino),
     }
     draw(results)
@@ -228,15 +230,24 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def cold_start(photo: bytes) -> float:
-    """Seconds of a fresh ``sharpmask propose`` on one photo, its exported form in the cache."""
+def cold_start(photo: bytes) -> dict[str, float]:
+    """Seconds of a fresh ``sharpmask propose`` on one photo, the exported form in the cache."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "photo.jpg"
         path.write_bytes(photo)
         command = [sys.executable, "-c", "from sharpmask.cli.main import app; app()"]
-        command += ["propose", str(path), "--output", temporary, "--no-overlay"]
-        start = partial(subprocess.run, command, check=True, capture_output=True)
-        return in_turns({"cold": start}, rounds=3)["cold"]
+        command += ["propose", str(path), "--output", temporary, "--no-overlay", "--engine"]
+        start = partial(subprocess.run, check=True, capture_output=True)
+        return in_turns(
+            {name: partial(start, [*command, name]) for name in ("openvino", "onnx", "torch")},
+            rounds=3,
+        )
+
+
+def installed_mb(package: str) -> float:
+    """Size of an installed package."""
+    files = [path.locate() for path in metadata.files(package) or ()]
+    return sum(Path(str(file)).stat().st_size for file in files) / 1e6
 
 
 def curves(engine: Engine) -> dict[str, dict[str, float]]:
