@@ -241,28 +241,6 @@ def test_two_dropouts_act_on_the_score_in_training_only(head, number):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("head", ["b", "c"])
-def test_a_joint_of_low_rank_is_the_product_of_its_two_linears(head):
-    thin, full = small(head, joint_rank=4), small(head)
-    first, second = thin.head.joint
-    state = {key: value for key, value in thin.state_dict().items() if ".joint." not in key}
-    product = torch.einsum("vr,rchw->vchw", second.weight[:, :, 0, 0], first.weight)
-    state["head.joint.weight"] = product
-    state["head.joint.bias"] = second.weight[:, :, 0, 0] @ first.bias + second.bias
-    full.load_state_dict(state)
-    images, features, cells = image_and_cells(full)
-    factored = thin.encode(images)
-    assert_close(thin.score(factored), full.score(features), **DOUBLE)
-    assert_close(thin.decode(factored, cells), full.decode(features, cells), **DOUBLE)
-    assert torch.linalg.matrix_rank(product.flatten(1)) == 4
-
-
-@pytest.mark.parametrize(("head", "rank"), [("a", 4), ("original", 4), ("c", -1)])
-def test_a_joint_rank_that_cannot_be(head, rank):
-    with pytest.raises(ValueError, match=f"joint_rank: expected.*got {rank} with head {head}"):
-        small(head, joint_rank=rank)
-
-
 def test_images_of_a_batch_do_not_meet():
     model = small().float()
     images = photos(3, 96, 112).float()

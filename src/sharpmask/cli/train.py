@@ -46,9 +46,6 @@ def deepmask(
     backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
     head: Annotated[str, typer.Option(help="original, a, b or c.")] = "c",
     bottleneck_channels: Annotated[int, typer.Option(min=1, help="Width of the bottleneck.")] = 128,
-    joint_rank: Annotated[
-        int, typer.Option(min=0, help="Rank of the large linear of heads b and c, 0 for full.")
-    ] = 0,
     init: Annotated[
         str | None, typer.Option(help="ImageNet weights of the backbone: file or repository.")
     ] = None,
@@ -68,8 +65,6 @@ def deepmask(
             "head": head,
             "bottleneck_channels": bottleneck_channels,
         }
-        if joint_rank:
-            options["joint_rank"] = joint_rank
         model = build({"model": "deepmask", **options})
         assert isinstance(model, DeepMask)
         if init:

@@ -128,27 +128,13 @@ class HeadA(Head):
 
 
 class HeadC(Head):
-    """Mask and score from one vector per cell: the head of SharpMask.
+    """Mask and score from one vector per cell: the head of SharpMask."""
 
-    With a ``rank`` the large linear of every cell, a third of all work with a small trunk, is the
-    product of two.
-    """
-
-    # Deviation: joint-rank
     def __init__(
-        self,
-        channels: int,
-        geometry: PatchGeometry,
-        vector: int,
-        score_channels: int,
-        rank: int = 0,
+        self, channels: int, geometry: PatchGeometry, vector: int, score_channels: int
     ) -> None:
         super().__init__()
-        self.joint = (
-            nn.Sequential(WindowLinear(channels, rank, geometry.grid), Conv2d(rank, vector, 1))
-            if rank
-            else WindowLinear(channels, vector, geometry.grid)
-        )
+        self.joint = WindowLinear(channels, vector, geometry.grid)
         self.score_head = score_stack(vector, score_channels)
 
     def embed(self, trunk: Float[Tensor, "b c h w"]) -> Float[Tensor, "b v rows columns"]:
@@ -174,14 +160,9 @@ class HeadB(HeadC):
 
     # Deviation: heads-a-b
     def __init__(
-        self,
-        channels: int,
-        geometry: PatchGeometry,
-        vector: int,
-        score_channels: int,
-        rank: int = 0,
+        self, channels: int, geometry: PatchGeometry, vector: int, score_channels: int
     ) -> None:
-        super().__init__(channels, geometry, vector, score_channels, rank)
+        super().__init__(channels, geometry, vector, score_channels)
         self.mask_split = nn.Linear(vector, vector)
 
     def mask_vectors(
@@ -205,7 +186,6 @@ class DeepMask(WindowNet):
         bottleneck_channels: Width of the 1x1 convolution after the backbone (F in the paper).
         vector: Length of the vector that stands for a patch.
         score_channels: Width of the score head.
-        joint_rank: Rank of the large linear of heads B and C, 0 for full rank as in the paper.
     """
 
     mean: Tensor
@@ -220,16 +200,10 @@ class DeepMask(WindowNet):
         bottleneck_channels: int = 128,
         vector: int = 512,
         score_channels: int = 1024,
-        joint_rank: int = 0,
     ) -> None:
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {head!r}")
-        if joint_rank < 0 or (joint_rank and head not in ("b", "c")):
-            raise ValueError(
-                f"joint_rank: expected 0, or a positive number with head b or c; got {joint_rank} "
-                f"with head {head}"
-            )
         self.geometry = geometry
         self.vector = vector
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
@@ -241,8 +215,7 @@ class DeepMask(WindowNet):
         else:
             self.bottleneck = nn.Sequential(Conv2d(channels, bottleneck_channels, 1), nn.ReLU())
             channels = bottleneck_channels
-        options = {"rank": joint_rank} if joint_rank else {}
-        self.head = HEADS[head](channels, geometry, vector, score_channels, **options)
+        self.head = HEADS[head](channels, geometry, vector, score_channels)
         self.mask_head = nn.Linear(vector, geometry.coarse_size**2)
 
     def encode(self, images: Tensor) -> Features:
@@ -298,7 +271,6 @@ def build_deepmask(
     bottleneck_channels: int = 128,
     vector: int = 512,
     score_channels: int = 1024,
-    joint_rank: int = 0,
     width: int = 64,
     padding: Padding = "symmetric",
 ) -> DeepMask:
@@ -323,5 +295,4 @@ def build_deepmask(
         bottleneck_channels=bottleneck_channels,
         vector=vector,
         score_channels=score_channels,
-        joint_rank=joint_rank,
     )
