@@ -73,7 +73,6 @@ class InstanceSampler:
                     by_image.setdefault(index, []).append((index, number))
         self._by_category = [by_category[category] for category in sorted(by_category)]
         self._by_image = list(by_image.values())
-        self._all = [place for members in self._by_image for place in members]
         if not by_image:
             raise ValueError("the annotations hold no object to learn from")
 
@@ -81,10 +80,6 @@ class InstanceSampler:
         """Image and number in it of an object: the category uniform, then the object."""
         members = self._by_category[rng.integers(len(self._by_category))]
         return members[rng.integers(len(members))]
-
-    def uniform(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Image and number in it of an object, all alike."""
-        return self._all[rng.integers(len(self._all))]
 
     def by_image(self, rng: np.random.Generator) -> tuple[int, int]:
         """Image and number in it of an object: the image uniform, then the object."""

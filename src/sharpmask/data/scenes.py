@@ -179,7 +179,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             center = rng.random(2) * self.dataset.images[image].size[::-1]
             scale = 2 ** rng.uniform(*SCENE_OCTAVES)
         else:
-            draw = self.instances.by_category if number % 2 == 0 else self.instances.uniform
+            draw = self.instances.by_category if number % 2 == 0 else self.instances.by_image
             image, instance = draw(rng)
             box = np.array(self.dataset.images[image].instances[instance].box)
             jitter = 2 ** rng.uniform(-MAX_OCTAVES, MAX_OCTAVES)
@@ -219,7 +219,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         center: Float[np.ndarray, "2"],
     ) -> None:
         """Paste an object cut out of some photo, near its canonical scale, over the others."""
-        number, index = self.instances.uniform(rng)
+        number, index = self.instances.by_image(rng)
         instance = self.dataset.images[number].instances[index]
         left, top, right, bottom = (int(value) for value in instance.box)
         octave = rng.uniform(-MAX_OCTAVES, MAX_OCTAVES)
