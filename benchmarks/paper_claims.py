@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=200, help="of each stage")
+    parser.add_argument("--steps", type=int, default=150, help="of each stage")
     parser.add_argument("--photos", type=int, default=30, help="of --val, spread evenly by id")
     arguments = parser.parse_args()
     data = load_coco(arguments.train, arguments.images)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,15 +46,28 @@ def thin(backbone, head="c", **sharpmask_options):
     return build({"model": "sharpmask", "deepmask": deepmask, **sharpmask_options})
 
 
+def thin_file(folder):
+    """A SharpMask of few layers, which torch exports to ONNX in seconds, with random weights."""
+    path = folder / "thin.safetensors"
+    if not path.exists():
+        save(thin("vgg11", mask_channels=16, skip_channels=8), path)
+    return path
+
+
 @pytest.fixture(
     scope="session",
-    params=[(NAMES[0], "openvino"), (NAMES[1], "openvino"), (NAMES[1], "onnx")],
+    params=[
+        *((name, "openvino") for name in NAMES),
+        ("thin", "onnx"),
+        *(pytest.param((name, "onnx"), marks=pytest.mark.slow) for name in NAMES),
+    ],
     ids="-".join,
 )
 def engine(request, cache):
     """The engine, and torch's for the same model."""
     name, kind = request.param
-    return load_engine(name, kind), load_engine(name, "torch")
+    source = thin_file(cache) if name == "thin" else name
+    return load_engine(source, kind), load_engine(source, "torch")
 
 
 @pytest.mark.parametrize("size", [(160, 160), (176, 400), (416, 192)], ids=str)
@@ -101,7 +115,7 @@ def test_proposals_are_those_of_torch(engine):
 @pytest.mark.parametrize("kind", ["torch", *EXPORTED])
 def test_threads_may_share_an_engine(kind, cache, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    engine = load_engine(NAMES[1], kind, streams=3)
+    engine = load_engine(thin_file(cache), kind, streams=3)
     proposer = sharpmask.Proposer(engine, num_proposals=20, num_candidates=20, scales=[-2, -1.5])
     photo = read_image(COFFEE)
     photos = [np.roll(photo, shift, 1) for shift in range(0, 600, 100)]
@@ -217,10 +231,8 @@ def test_int8_needs_openvino_and_photos(tmp_path, missing):
 
 def test_only_openvino_models_become_int8(cache, tmp_path):
     for runtime in EXPORTED:
-        load_engine(NAMES[1], runtime)
-    openvino, onnx = (
-        next(cache.glob(f"sharpmask/{NAMES[1]}-*-{runtime}-*")) for runtime in EXPORTED
-    )
+        load_engine(thin_file(cache), runtime)
+    openvino, onnx = (next(cache.glob(f"sharpmask/thin-*-{runtime}-*")) for runtime in EXPORTED)
     with pytest.raises(ValueError, match="is exported for onnx, expected openvino"):
         quantise(onnx, [COFFEE], tmp_path)
     with pytest.raises(ValueError, match="photos are needed to calibrate on, got none"):
@@ -266,9 +278,9 @@ def test_engines_that_are_unknown_or_missing(monkeypatch):
 def test_the_exported_form_is_kept(engine, cache):
     before = {path: path.stat().st_mtime_ns for path in cache.rglob(DESCRIPTION)}
     assert before
-    for name in NAMES:
-        if any(name in str(path) and engine[0].name in str(path) for path in before):
-            load_engine(name, engine[0].name)
+    for source in (*NAMES, thin_file(cache)):
+        if any(Path(source).stem in str(path) and engine[0].name in str(path) for path in before):
+            load_engine(source, engine[0].name)
     after = {path: path.stat().st_mtime_ns for path in cache.rglob(DESCRIPTION)}
     assert after == before
 
