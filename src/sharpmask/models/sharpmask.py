@@ -171,6 +171,10 @@ class SharpMask(WindowNet):
             if isinstance(module, Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        # What the last module hands over is nowhere negative. Read with positive weights it says
+        # "object" everywhere, and learning to be silent on background it dies: some seeds did.
+        with torch.no_grad():
+            self.predict.weight[:, 0].abs_().neg_()
 
     def encode(self, images: Tensor) -> Features:
         """Read images (B, 3, H, W), RGB 0..255: bottom-up pass and all lateral features."""
