@@ -44,7 +44,7 @@ from sharpmask.models.weights import build, load
 
 NAME = "sharpmask-mobilenetv2"
 COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"
-ROUNDS = 5
+ROUNDS = 3
 PHOTOS = 100
 SIZES = (320, 640, 1280, 1920)
 COUNTS = (10, 100, 300, 1000)
