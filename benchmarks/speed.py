@@ -286,10 +286,10 @@ def draw(results: dict[str, Any]) -> None:
     bars.invert_yaxis()
     bars.margins(x=0.2)
     bars.set_xlabel("time of a photo / time of a 4096x4096x4096 matrix product")
-    area = figure.add_subplot(grid[1, 0], xlabel="megapixels", ylabel="s", ylim=(0, None))
+    area = figure.add_subplot(grid[1, 0], xlabel="megapixels", ylabel="s")
     sides = {int(side): s for side, s in results["curves"]["longer_side"].items()}
     area.plot([0.75 * side**2 / 1e6 for side in sides], list(sides.values()), "o-")
-    count = figure.add_subplot(grid[1, 1], xlabel="proposals", ylabel="s", ylim=(0, None))
+    count = figure.add_subplot(grid[1, 1], xlabel="proposals", ylabel="s")
     counts = results["curves"]["proposals"]
     count.plot([int(number) for number in counts], list(counts.values()), "o-")
     for axes in (area, count):
