@@ -10,7 +10,6 @@ every third photo by id; "held_out" are the figures of the others.
 
 import argparse
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,16 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import track
 
 from machine import RESULTS, describe
+from sharpmask.cli.evaluate import find_all
 from sharpmask.data.coco import load_coco
 from sharpmask.evaluation.coco_files import GroundTruth, load_ground_truth
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator
 from sharpmask.evaluation.report import results_table, write_report
 from sharpmask.export.runtimes import load_engine
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import map_ordered, streams_for
+from sharpmask.inference.streams import streams_for
 from sharpmask.models.weights import load, read_metadata, save
 from sharpmask.training.stages import validator
 
@@ -91,15 +90,11 @@ def evaluate(
     streams = streams_for(len(ordered))
     engine = load_engine(weights, streams=streams)
     proposer = Proposer(engine, num_proposals=1000, scales=scales)
-
-    def found_in(image: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return proposer(images / image["file_name"]).to_coco(image["id"])
-
     everything, held_out = ProposalEvaluator(), ProposalEvaluator()
-    calls = track(map_ordered(found_in, ordered, streams), scales, total=len(ordered))
-    for number, (image, call) in enumerate(zip(ordered, calls, strict=True)):
+    found_in_each = find_all(ordered, images, proposer, streams=streams)
+    for number, (image, found) in enumerate(found_in_each):
         for evaluator in (everything, held_out) if number % 3 else (everything,):
-            evaluator.add(image, truth.annotations[image["id"]], call.result())
+            evaluator.add(image, truth.annotations[image["id"]], found)
     return everything.summarize(), held_out.summarize()
 
 

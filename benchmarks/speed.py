@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import sharpmask
-from machine import RESULTS, store
+from machine import store
 from sharpmask.cli.evaluate import evaluate_model
 from sharpmask.evaluation.coco_files import GroundTruth, load_ground_truth
 from sharpmask.export.exporters import export
@@ -294,7 +294,7 @@ def draw(results: dict[str, Any]) -> None:
     count.plot([int(number) for number in counts], list(counts.values()), "o-")
     for axes in (area, count):
         axes.set_ylim(bottom=0)
-    figure.savefig(RESULTS / "plots" / "speed.png", dpi=80)
+    figure.savefig(Path(__file__).parents[1] / "docs" / "speed.png", dpi=80)
 
 
 if __name__ == "__main__":

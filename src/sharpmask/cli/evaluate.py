@@ -1,6 +1,6 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,22 +73,30 @@ def evaluate_model(
 ) -> Evaluation:
     """Run a model over the photos of a data set and score it; unreadable ones count as missed."""
     evaluator = ProposalEvaluator()
+    for image, found in find_all(truth.images, images, proposer, streams=streams):
+        evaluator.add(image, truth.annotations[image["id"]], found)
+    return evaluator.summarize()
+
+
+def find_all(
+    images: Sequence[Mapping[str, Any]], folder: Path, proposer: Proposer, *, streams: int
+) -> Iterator[tuple[Mapping[str, Any], list[dict[str, Any]]]]:
+    """Each image of a data set and its proposals, none for one that cannot be read."""
 
     def found_in(image: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return proposer(images / image["file_name"]).to_coco(image["id"])
+        return proposer(folder / image["file_name"]).to_coco(image["id"])
 
-    for image, found in track(
-        zip(truth.images, map_ordered(found_in, truth.images, streams), strict=True),
+    for image, call in track(
+        zip(images, map_ordered(found_in, images, streams), strict=True),
         "evaluating",
-        total=len(truth.images),
+        total=len(images),
         console=err,
         disable=not err.is_terminal,
         transient=True,
     ):
         try:
-            records = found.result()
+            records = call.result()
         except ImageError as error:
             complain(error)
             records = []
-        evaluator.add(image, truth.annotations[image["id"]], records)
-    return evaluator.summarize()
+        yield image, records

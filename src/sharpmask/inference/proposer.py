@@ -116,12 +116,14 @@ class Proposer:
         pixels = read_image(image)
         levels = list(self.levels(pixels))
         reranks = self.quality_exponent > 0 or self.suppression < 1
-        count = max(self.num_proposals, self.num_candidates) if reranks else self.num_proposals
-        pool = max(count, POOL) if reranks else count
-        numbers, cells, scores = self.select([level.scores for level in levels], pool)
+        maps = [level.scores for level in levels]
         if reranks:
+            count = max(self.num_proposals, self.num_candidates)
+            numbers, cells, scores = self.select(maps, max(count, POOL))
             apart = np.sort(apart_first(numbers, cells)[:count])
             numbers, cells, scores = numbers[apart], cells[apart], scores[apart]
+        else:
+            numbers, cells, scores = self.select(maps, self.num_proposals)
         windows = np.zeros((len(cells), 4))
         masks: UInt8[np.ndarray, "n s s"] | None = None
         for number, level in enumerate(levels):
