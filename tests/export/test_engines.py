@@ -137,9 +137,14 @@ def test_ctrl_c_still_interrupts_after_engines_have_gone(cache):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch about itself
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_torch_computes_the_same(name):
     compare(load_engine(name, "compile"), load_engine(name, "torch"))
+
+
+def test_a_model_without_laterals_goes_to_onnx(tmp_path):
+    assert export(thin("vgg11"), tmp_path, "onnx").name == "onnx"
 
 
 @pytest.mark.slow

@@ -123,7 +123,8 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
         input_names, output_names = ["image"], ["scores", *features]
     else:
         free = torch.export.Dim.DYNAMIC
-        shapes = ({0: free}, {2: free, 3: free}, tuple({2: free, 3: free} for _ in inputs[2:]))
+        laterals = tuple({2: free, 3: free} for _ in inputs[2:])
+        shapes = ({0: free}, {2: free, 3: free}, *([laterals] if laterals else []))
         input_names, output_names = ["cells", *feature_names(len(inputs) - 1)], ["masks"]
     file = path.with_suffix(".onnx")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
