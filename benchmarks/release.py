@@ -51,6 +51,8 @@ def main() -> None:
         "parameters": sum(p.numel() for p in trained.parameters()),
         "licence": "Apache-2.0; see NOTICE",
     }
+    if "compression" in stored:
+        metadata["compression"] = stored["compression"]
     save(trained, path, metadata=metadata, dtype=torch.float16)
 
     # What is measured is what ships: the rounded weights.

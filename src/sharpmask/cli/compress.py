@@ -1,0 +1,38 @@
+"""``sharpmask compress``: the same proposals with less arithmetic."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from sharpmask.cli.console import clear_errors, err, out
+from sharpmask.images import list_images, read_image
+from sharpmask.inference.compression import shorten_vector
+from sharpmask.models.weights import load, save
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def compress(
+    weights: Annotated[str, typer.Argument(help="Run, name, file, or Hugging Face repository.")],
+    output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    images: Annotated[Path, typer.Option(help="Photos of the kind the model is meant for.")],
+    vector: Annotated[int, typer.Option(help="Length of the vector of each cell.")] = 64,
+    first: Annotated[int, typer.Option(min=1, help="How many photos to read.")] = 100,
+) -> None:
+    """Shorten the vector of each cell of a trained model; check the result with ``evaluate``."""
+    with clear_errors():
+        model = load(weights)
+        paths = list_images([images])[:first]
+        shown = track(paths, "reading", console=err, disable=not err.is_terminal, transient=True)
+        compressed, kept = shorten_vector(model, map(read_image, shown), vector)
+        metadata = model.metadata | {
+            "compression": {"vector": vector, "photos": len(paths), "variance_kept": kept}
+        }
+        save(compressed, output, metadata=metadata)
+        out.print(
+            f"{output}: keeps {100 * kept:.1f} % of the variance over {len(paths)} photos",
+            markup=False,
+        )
