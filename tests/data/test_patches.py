@@ -162,7 +162,7 @@ def test_the_window_of_a_photo_that_is_its_mask_is_the_mask(tmp_path, center, sc
 
 def dataset_of(record, *, mask_size, seed=0, batches="masks", **options):
     source = PatchSampler(
-        CocoDataset((record,), ("a",), Counter()),
+        CocoDataset((record,), ("a",), (1,), Counter()),
         SHARPMASK_GEOMETRY,
         seed=seed,
         batch_size=4,

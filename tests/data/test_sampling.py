@@ -25,7 +25,7 @@ def photo(boxes, *, size=(300, 400), categories=None, complete=True, crowds=()):
 
 
 def sampler(*photos, seed=0, batch_size=6, batches="joint", geometry=SHARPMASK_GEOMETRY):
-    dataset = CocoDataset(tuple(photos), ("a", "b", "c"), Counter())
+    dataset = CocoDataset(tuple(photos), ("a", "b", "c"), (1, 2, 3), Counter())
     return PatchSampler(dataset, geometry, seed=seed, batch_size=batch_size, batches=batches)
 
 

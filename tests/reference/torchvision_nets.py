@@ -39,13 +39,14 @@ class Block(nn.Module):
 
 
 class ResNetBN(nn.Module):
-    """To layer3."""
+    """To layer3, or layer4 if four depths are given."""
 
     def __init__(self, bottleneck, depths, width=64):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layers = len(depths)
         channels = width
         for index, depth in enumerate(depths):
             layer = nn.Sequential()
@@ -59,8 +60,8 @@ class ResNetBN(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         maps = [x]
         x = self.maxpool(x)
-        for layer in (self.layer1, self.layer2, self.layer3):
-            x = layer(x)
+        for index in range(self.layers):
+            x = getattr(self, f"layer{index + 1}")(x)
             maps.append(x)
         return maps
 
@@ -127,9 +128,9 @@ class InvertedResidualBN(nn.Module):
 
 
 class MobileNetV2BN(nn.Module):
-    """features.0 to features.13; maps of blocks 1, 3, 6 and 13."""
+    """features.0 to features.13; maps of blocks 1, 3, 6, 13. ``whole``: all, and the last map."""
 
-    def __init__(self):
+    def __init__(self, whole=False):
         super().__init__()
         self.features = nn.Sequential(ConvBNReLU(3, 32, 3, 2))
         channels = 32
@@ -140,12 +141,19 @@ class MobileNetV2BN(nn.Module):
                 step = 1 if position else stride
                 self.features.append(InvertedResidualBN(channels, width, step, expand))
                 channels = width
+        self.taps = [1, 3, 6, 13]
+        if whole:
+            for width, step in ((160, 2), (160, 1), (160, 1), (320, 1)):
+                self.features.append(InvertedResidualBN(channels, width, step, 6))
+                channels = width
+            self.features.append(ConvBNReLU(320, 1280, 1))
+            self.taps.append(18)
 
     def forward(self, x):
         maps = []
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in (1, 3, 6, 13):
+            if index in self.taps:
                 maps.append(x)
         return maps
 

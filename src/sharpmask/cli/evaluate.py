@@ -8,6 +8,8 @@ import typer
 from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.cli.photos import write_json
+from sharpmask.evaluation.average_precision import average_precision, precision_table
 from sharpmask.evaluation.coco_files import GroundTruth, ResultsFile, load_ground_truth
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
 from sharpmask.evaluation.report import results_table, write_report
@@ -26,6 +28,12 @@ def evaluate(
     proposals: Annotated[
         Path | None, typer.Option(help="COCO results file to score, instead of a model.")
     ] = None,
+    detections: Annotated[
+        Path | None, typer.Option(help="COCO results with categories: Average Precision of them.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Average over this one; may be repeated. Default: all.")
+    ] = None,
     weights: Annotated[
         str, typer.Option(help="Model: name, file, or Hugging Face repository.")
     ] = "sharpmask-mobilenetv2",
@@ -38,8 +46,20 @@ def evaluate(
     engine: Annotated[EngineName, typer.Option(help="See propose.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots."""
+    """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots.
+
+    With --detections COCO's Average Precision instead: a table and precision.json.
+    """
     with clear_errors():
+        if detections:
+            results = ResultsFile(detections)
+            found = [record for i in results.image_ids for record in results.proposals(i)]
+            figures = average_precision(annotations, found, categories=category or ())
+            out.print(precision_table({detections.stem: figures}))
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / "precision.json", figures)
+            out.print(output / "precision.json", markup=False)
+            return
         truth = load_ground_truth(annotations)
         if first:
             chosen = sorted(truth.images, key=lambda image: image["id"])[:first]

@@ -1,8 +1,6 @@
 """``sharpmask propose``: object masks for photos."""
 
-import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.cli.console import clear_errors, err
+from sharpmask.cli.photos import overlay_paths, write_records
 from sharpmask.export.runtimes import EngineName, load_engine
-from sharpmask.images import ImageError, list_images, write_image
+from sharpmask.images import list_images, write_image
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import map_ordered, streams_for
+from sharpmask.inference.streams import streams_for
 from sharpmask.inference.tiles import TiledProposer
 from sharpmask.proposals import Proposals
 
@@ -81,10 +80,7 @@ def propose(
             bar = partial(track, description="tiles", console=err, disable=not err.is_terminal)
             shown = bar if len(paths) == 1 else iter
             propose_in = TiledProposer(proposer, num_proposals=num_proposals, progress=shown)
-        output.mkdir(parents=True, exist_ok=True)
-        pictures = overlay_paths(paths, output)
-        if overlay and len(paths) > 1:
-            (output / "overlays").mkdir(exist_ok=True)
+        pictures = overlay_paths(paths, output) if overlay else {}
 
         def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
             path, image_id = photo
@@ -93,63 +89,4 @@ def propose(
                 write_image(pictures[path], proposals.plot(overlay_masks))
             return [{**record, "file_name": str(path)} for record in proposals.to_coco(image_id)]
 
-        records: list[dict[str, Any]] = []
-        done = failed = 0
-        try:
-            photos = zip(paths, image_ids(paths), strict=True)
-            for found in track(
-                map_ordered(found_in, photos, streams),
-                "proposing",
-                total=len(paths),
-                console=err,
-                disable=len(paths) == 1 or not err.is_terminal,
-            ):
-                try:
-                    records += found.result()
-                    done += 1
-                except ImageError as error:
-                    complain(error)
-                    failed += 1
-        finally:
-            if done:
-                write_json(output / "proposals.json", records)
-        if failed == len(paths) == 1:
-            raise typer.Exit(2)
-        if done:
-            out.print(
-                f"{len(records)} proposals for {done} of {len(paths)} photos "
-                f"in {output / 'proposals.json'}",
-                markup=False,
-            )
-        if failed:
-            complain(f"{failed} of {len(paths)} photos could not be read")
-            raise typer.Exit(1)
-
-
-def image_ids(paths: Sequence[Path]) -> list[int]:
-    """The file names where all are distinct numbers, as in COCO; else positions from 1."""
-    if all(path.stem.isdecimal() for path in paths):
-        numbers = [int(path.stem) for path in paths]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return list(range(1, len(paths) + 1))
-
-
-def overlay_paths(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """A picture for each photo: overlay.png for one, else by name, numbered where names repeat."""
-    if len(paths) == 1:
-        return {paths[0]: output / "overlay.png"}
-    seen: Counter[str] = Counter()
-    pictures: dict[Path, Path] = {}
-    for path in paths:
-        seen[path.name] += 1
-        number = f"-{seen[path.name]}" if seen[path.name] > 1 else ""
-        pictures[path] = output / "overlays" / f"{path.name}{number}.png"
-    return pictures
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is either whole or not there."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.replace(path)
+        write_records(paths, found_in, output / "proposals.json", streams=streams)

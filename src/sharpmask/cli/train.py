@@ -1,20 +1,46 @@
 """``sharpmask train``: both stages on COCO-format data of one's own."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import typer
 from lightning_fabric import Fabric
+from platformdirs import user_cache_path
+from rich.progress import track
 from rich.table import Table
 
-from sharpmask.cli.console import clear_errors, complain, out
-from sharpmask.data.coco import CocoDataset, leave_out_unreadable, load_coco
+from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.data.coco import CocoDataset, CocoImage, leave_out_unreadable, load_coco
+from sharpmask.detection.detector import Detector
+from sharpmask.detection.detector_files import load_classifier
+from sharpmask.detection.detector_training import (
+    Photos,
+    chosen_categories,
+    complete_photos,
+    fit_fast_rcnn,
+    fit_rcnn,
+)
+from sharpmask.detection.fast_rcnn import FastRCNN
+from sharpmask.detection.rcnn import RegionNet
+from sharpmask.detection.regions import (
+    CachedRegions,
+    FileRegions,
+    RegionSource,
+    frequent_categories,
+    regions_of_all,
+)
+from sharpmask.evaluation.average_precision import average_precision
+from sharpmask.export.runtimes import load_engine
+from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.streams import streams_for
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.sources import resolve
 from sharpmask.models.weights import Model, build, load, load_backbone
-from sharpmask.training.recipes import RECIPES, Recipe, change
+from sharpmask.training.recipes import RECIPES, Recipe, change, fast_rcnn
 from sharpmask.training.stages import train
 
 app = typer.Typer(
@@ -24,6 +50,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Item = TypeVar("Item")
+Kind = Literal["rcnn", "fast-rcnn"]
 Train = Annotated[list[Path], typer.Option(help="COCO annotation file; may be repeated.")]
 Images = Annotated[Path, typer.Option(help="Folder of the photos.")]
 Output = Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")]
@@ -115,6 +143,119 @@ def sharpmask(
         run(model, train, images, val, numbers, output, fabric, workers)
 
 
+@app.command()
+def detector(
+    train: Train,
+    images: Images,
+    output: Output,
+    init: Annotated[str, typer.Option(help="ImageNet weights of the backbone.")],
+    val: Val = None,
+    kind: Annotated[Kind, typer.Option(help="rcnn learns in minutes.")] = "rcnn",
+    backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
+    category: Annotated[
+        list[str] | None, typer.Option(help="Learn this one; may be repeated. Default: all.")
+    ] = None,
+    min_objects: Annotated[
+        int, typer.Option(min=1, help="Categories with fewer objects are left out.")
+    ] = 10,
+    weights: Annotated[str, typer.Option(help="Model that proposes.")] = "sharpmask-mobilenetv2",
+    num_proposals: Annotated[int, typer.Option(min=1, help="Regions of a photo.")] = 200,
+    scales: Annotated[str, typer.Option(help="default, zoom or zoom2.")] = "default",
+    proposals: Annotated[
+        Path | None, typer.Option(help="COCO results file to use instead of the model.")
+    ] = None,
+    val_proposals: Annotated[Path | None, typer.Option(help="The same for --val.")] = None,
+    settings: Set = None,
+    device: Device = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32-true",
+    workers: Workers = 1,
+) -> None:
+    """R-CNN or Fast R-CNN: names for proposals. Every object of the photos must be labelled."""
+    with clear_errors():
+        recipe = change(fast_rcnn(), settings or [])
+        fabric = launch(device, devices, precision)
+        data = complete_photos(load_data(train, images, report=fabric.is_global_zero))
+        numbers = frequent_categories(data, min_objects, category or ())
+        if fabric.is_global_zero:
+            names = ", ".join(data.categories[k] for k in numbers)
+            out.print(f"{len(numbers)} categories: {names}", markup=False)
+        used: dict[str, Any] = {"num_proposals": num_proposals, "scales": scales}
+        if proposals:
+            used["file"] = proposals.name
+        else:
+            used["weights"] = weights
+        streams = streams_for(len(data.images))
+
+        def regions_in(images: Sequence[CocoImage], file: Path | None) -> Photos:
+            source: RegionSource
+            if file:
+                source = FileRegions(file, num_proposals, images)
+            else:
+                proposer = Proposer(
+                    load_engine(weights, device=device, streams=streams),
+                    num_proposals=num_proposals,
+                    scales=scales,
+                )
+                cache = user_cache_path("sharpmask") / "proposals"
+                source = CachedRegions(cache, resolve(weights), proposer, used)
+            found = regions_of_all(images, source, streams=streams, report=complain)
+            return list(bar(found, "proposing", len(images)))
+
+        validate = None
+        if val:
+            if proposals and not val_proposals:
+                raise ValueError("--val-proposals: give the proposals of the photos of --val too")
+            validation = load_data([val], images, report=fabric.is_global_zero)
+            measured_on = regions_in(validation.images, val_proposals)
+            validate = detection_figures(val, measured_on)
+        photos = regions_in(data.images, proposals)
+        metadata = {"proposals": used, "data": {"photos": len(photos)}}
+        if kind == "rcnn":
+            net = RegionNet(backbone)
+            load_backbone(net.backbone, init, tail=net.tail)
+            file = fit_rcnn(
+                net, photos, data, numbers, output=output, metadata=metadata, seed=recipe.seed,
+                track=bar,
+            )  # fmt: skip
+            figures = validate(Detector(load_classifier(file))) if validate else {}
+        else:
+            model = FastRCNN(chosen_categories(data, numbers), backbone=backbone)
+            load_backbone(model.backbone, init, tail=model.tail)
+            figures = fit_fast_rcnn(
+                model, photos, data, numbers, recipe=recipe, output=output, metadata=metadata,
+                fabric=fabric, workers=workers, validate=validate,
+            )  # fmt: skip
+        if fabric.is_global_zero:
+            show(figures, "validation photos")
+            out.print(f"detector in {output / 'model.safetensors'}", markup=False)
+
+
+def bar(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
+    """A progress bar, where somebody looks."""
+    return track(items, description, total, console=err, disable=not err.is_terminal)
+
+
+def detection_figures(annotations: Path, photos: Photos) -> Callable[[Detector], dict[str, float]]:
+    """A function that measures a detector on photos."""
+
+    def measure(detector: Detector) -> dict[str, float]:
+        names = [category.name for category in detector.classifier.categories]
+        records = [
+            record
+            for image, regions in photos
+            for record in detector(image.read(), regions).to_coco(image.id)
+        ]
+        figures = average_precision(annotations, records, categories=names)
+        return {
+            f"{kind}_{metric}": values[metric]
+            for kind, values in figures.items()
+            for metric in ("AP", "AP50")
+        }
+
+    return measure
+
+
 def choose_recipe(name: str, settings: list[str] | None) -> Recipe:
     """A named recipe with settings changed."""
     if name not in RECIPES:
@@ -168,12 +309,17 @@ def run(
     )
     if not fabric.is_global_zero:
         return
+    show(figures, "validation patches")
+    out.print(f"model in {output / 'model.safetensors'}", markup=False)
+
+
+def show(figures: Mapping[str, float], title: str) -> None:
+    """Figures as a table, if there are any."""
     if figures:
-        table = Table("figure", "value", title="validation patches")
+        table = Table("figure", "value", title=title)
         for name, value in figures.items():
             table.add_row(name, f"{value:.4g}")
         out.print(table)
-    out.print(f"model in {output / 'model.safetensors'}", markup=False)
 
 
 def load_data(files: list[Path], images: Path, *, report: bool) -> CocoDataset:

@@ -83,11 +83,13 @@ class CocoDataset:
     Attributes:
         images: All photos.
         categories: Names.
+        category_ids: Id of each in the first file that has it.
         skipped: Why annotations were not used, with counts.
     """
 
     images: tuple[CocoImage, ...]
     categories: tuple[str, ...]
+    category_ids: tuple[int | str, ...]
     skipped: Counter[str]
 
 
@@ -113,9 +115,12 @@ def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
     """
     files = [annotations] if isinstance(annotations, Path) else list(annotations)
     categories: dict[str, int] = {}
+    ids: dict[int, int | str] = {}
     skipped: Counter[str] = Counter()
-    loaded = [image for file in files for image in _load_file(file, images, categories, skipped)]
-    return CocoDataset(tuple(loaded), tuple(categories), skipped)
+    loaded = [
+        image for file in files for image in _load_file(file, images, categories, ids, skipped)
+    ]
+    return CocoDataset(tuple(loaded), tuple(categories), tuple(ids.values()), skipped)
 
 
 def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
@@ -138,7 +143,11 @@ def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
 
 
 def _load_file(
-    file: Path, folder: Path, categories: dict[str, int], skipped: Counter[str]
+    file: Path,
+    folder: Path,
+    categories: dict[str, int],
+    ids: dict[int, int | str],
+    skipped: Counter[str],
 ) -> list[CocoImage]:
     try:
         content = json.loads(file.read_bytes())
@@ -154,7 +163,9 @@ def _load_file(
         sound = isinstance(category, dict) and _is_id(category.get("id")) and "name" in category
         if not sound:
             raise ValueError(f"{file}: category {str(category)[:80]} needs an id and a name")
-        names[category["id"]] = categories.setdefault(str(category["name"]), len(categories))
+        number = categories.setdefault(str(category["name"]), len(categories))
+        names[category["id"]] = number
+        ids.setdefault(number, category["id"])
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         if isinstance(annotation, dict) and _is_id(annotation.get("image_id")):

@@ -16,6 +16,7 @@ from sharpmask.models.backbones import Backbone, fold_batch_norm
 from sharpmask.models.deepmask import DeepMask, build_deepmask
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import WeightsError, resolve
+from sharpmask.models.tails import Tail
 
 Model = DeepMask | SharpMask
 
@@ -155,11 +156,14 @@ CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.")
 """What an ImageNet file holds beyond stride 16; only these may be left over."""
 
 
-def load_backbone(backbone: Backbone, source: str | os.PathLike[str]) -> None:
+def load_backbone(
+    backbone: Backbone, source: str | os.PathLike[str], *, tail: Tail | None = None
+) -> None:
     """Fill a backbone from an ImageNet file with torchvision's names, folding batch norm.
 
     Args:
         backbone: Changed in place.
+        tail: The same net's layers beyond stride 16, if they are wanted; changed in place.
         source: A .safetensors file, or a .pth file (read with ``weights_only=True``), or a Hugging
             Face repository "owner/name" with ``model.safetensors``.
 
@@ -183,7 +187,7 @@ def load_backbone(backbone: Backbone, source: str | os.PathLike[str]) -> None:
         state = fold_batch_norm(state)
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: {error}") from None
-    expected = backbone.state_dict()
+    expected = backbone.state_dict() | (tail.state_dict() if tail else {})
     missing = [key for key in expected if key not in state]
     strange = [
         key for key in state if key not in expected and not key.startswith(CLASSIFIER_PREFIXES)
@@ -195,4 +199,6 @@ def load_backbone(backbone: Backbone, source: str | os.PathLike[str]) -> None:
                 f"{path}: {what} {len(keys)} tensors for this backbone, e.g. {keys[0]!r}; "
                 "give the file of the same architecture"
             )
-    backbone.load_state_dict({key: state[key] for key in expected})
+    for part in (backbone, tail):
+        if part:
+            part.load_state_dict({key: state[key] for key in part.state_dict()})

@@ -104,6 +104,8 @@ def samples(
             colour_jitter=recipe.colour_jitter,
         )
         return scenes, collate_scenes
+    if recipe.batches == "regions":
+        raise ValueError("batches: regions are what detectors learn from; use scenes")
     sampler = PatchSampler(
         data,
         model.geometry,

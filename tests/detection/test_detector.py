@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from test_regions import SIZE, rectangle
+
+from sharpmask.detection.detector import MAX_DETECTIONS, Category, Detector
+from sharpmask.detection.regions import Regions
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+CATEGORIES = (Category(3, "cat"), Category(90, "dog"))
+
+
+class Fixed:
+    """Scores that were written down; boxes move one pixel to the right for dogs."""
+
+    categories = CATEGORIES
+
+    def __init__(self, scores):
+        self.scores = np.array(scores, float)
+
+    def classify(self, image, boxes):
+        moved = np.stack([boxes, boxes + np.array([1, 0, 1, 0])], axis=1)
+        return self.scores, moved
+
+
+def regions(*boxes, masks=True):
+    rles = tuple(rectangle(*box) for box in boxes) if masks else None
+    return Regions(np.array(boxes, float).reshape(-1, 4), rles)
+
+
+WHERE = regions((0, 0, 10, 10), (1, 0, 11, 10), (20, 20, 40, 35))
+
+
+def test_each_category_drops_its_own_repeats():
+    found = Detector(Fixed([[0.9, 0.2], [0.8, 0.7], [0.001, 0.6]]))(PHOTO, WHERE)
+    assert found.names == ["cat", "dog", "dog"]
+    assert found.scores.tolist() == [0.9, 0.7, 0.6]
+    # The dog's mask is that of the region it came from, the box is the refined one.
+    assert found.rles == (WHERE.rles[0], WHERE.rles[1], WHERE.rles[2])
+    assert found.boxes.tolist() == [[0, 0, 10, 10], [2, 0, 12, 10], [21, 20, 41, 35]]
+    assert found.to_coco(7)[1] == {
+        "image_id": 7,
+        "category_id": 90,
+        "bbox": [2, 0, 10, 10],
+        "score": 0.7,
+        "segmentation": WHERE.rles[1],
+    }
+
+
+def test_repeats_stay_where_nothing_is_suppressed():
+    scores = [[0.9, 0.2], [0.8, 0.7], [0.001, 0.6]]
+    found = Detector(Fixed(scores), suppression=1, min_score=0)(PHOTO, WHERE)
+    assert len(found) == 6
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_no_more_than_coco_counts():
+    boxes = [(x, y, x + 1, y + 1) for x in range(20) for y in range(10)]
+    rng = np.random.default_rng(0)
+    scores = rng.random((200, 2))
+    found = Detector(Fixed(scores))(PHOTO, regions(*boxes))
+    assert len(found) == MAX_DETECTIONS
+    np.testing.assert_array_equal(found.scores, np.sort(scores.ravel())[::-1][:MAX_DETECTIONS])
+
+
+def test_nothing_to_find():
+    found = Detector(Fixed(np.zeros((0, 2))))(PHOTO, regions())
+    assert len(found) == 0
+    assert found.to_coco(1) == []
+    np.testing.assert_array_equal(found.plot(), PHOTO)
+
+
+def test_boxes_alone_are_drawn_too():
+    where = regions((0, 0, 10, 10), (20, 20, 40, 35), masks=False)
+    found = Detector(Fixed([[0.9, 0], [0, 0.6]]))(PHOTO, where)
+    assert found.rles is None
+    assert "segmentation" not in found.to_coco(1)[0]
+    drawn = found.plot(min_score=0.7) != PHOTO
+    assert drawn[5, 5].any()
+    assert not drawn[20:35, 41].any()
+    assert found.plot(min_score=0.5)[21, 22].tolist() != PHOTO[21, 22].tolist()
+
+
+def test_regions_or_a_proposer_are_needed():
+    with pytest.raises(ValueError, match="give a Detector a proposer"):
+        Detector(Fixed([]))(PHOTO)
+    with pytest.raises(ValueError, match="suppression: expected a number between 0 and 1, got 0"):
+        Detector(Fixed([]), suppression=0)

@@ -1,0 +1,143 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from sharpmask.evaluation.average_precision import METRICS, average_precision, precision_table
+from sharpmask.masks import encode
+
+SIZE = (240, 320)
+NAMES = {3: "cat", 7: "dog", 90: "toothbrush"}  # ids with gaps
+
+
+def rectangle(left, top, width, height):
+    mask = np.zeros(SIZE, bool)
+    mask[top : top + height, left : left + width] = True
+    return encode(mask, SIZE)
+
+
+def scene(seed=0, photos=12):
+    """Annotations and detections: moved, missed, doubled, misnamed, and of nothing at all."""
+    rng = np.random.default_rng(seed)
+    annotations, detections = [], []
+    for image_id in range(photos):
+        for _ in range(rng.integers(0, 5)):
+            left, top = (int(v) for v in rng.integers(0, (140, 60)))
+            width, height = (int(4 * 40 ** rng.random()) for _ in range(2))
+            category = int(rng.choice(list(NAMES)))
+            rle = rectangle(left, top, width, height)
+            crowd = int(rng.random() < 0.1)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": image_id, "category_id": category,
+                    "bbox": [left, top, width, height], "area": width * height,
+                    "iscrowd": crowd, "segmentation": rle,
+                }
+            )  # fmt: skip
+            for _ in range(rng.integers(1, 4)):
+                x, y = (max(0, v + int(rng.integers(-1, 2))) for v in (left, top))
+                name = category if rng.random() < 0.8 else int(rng.choice(list(NAMES)))
+                detections.append(
+                    {
+                        "image_id": image_id, "category_id": name,
+                        "bbox": [x, y, width, height + 1], "score": float(rng.random()),
+                        "segmentation": rectangle(x, y, width, height),
+                    }
+                )  # fmt: skip
+    images = [{"id": k, "height": SIZE[0], "width": SIZE[1]} for k in range(photos)]
+    categories = [{"id": k, "name": name} for k, name in NAMES.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}, detections
+
+
+def by_pycocotools(truth, detections, kind, category_ids):
+    dataset = COCO()
+    dataset.dataset = copy.deepcopy(truth)
+    dataset.createIndex()
+    other = "segmentation" if kind == "bbox" else "bbox"
+    records = [{k: v for k, v in record.items() if k != other} for record in detections]
+    evaluator = COCOeval(dataset, dataset.loadRes(copy.deepcopy(records)), kind)
+    evaluator.params.catIds = category_ids
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return evaluator.stats
+
+
+@pytest.mark.parametrize("names", [(), ("cat", "toothbrush")])
+def test_twelve_numbers_equal_those_of_pycocotools(tmp_path, names):
+    truth, detections = scene()
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    figures = average_precision(path, detections, categories=names)
+    assert list(figures) == ["boxes", "masks"]
+    chosen = [k for k, name in NAMES.items() if not names or name in names]
+    for kind, coco_kind in (("boxes", "bbox"), ("masks", "segm")):
+        expected = by_pycocotools(truth, detections, coco_kind, chosen)
+        np.testing.assert_allclose([figures[kind][m] for m in METRICS], expected, atol=1e-12)
+        assert 0.1 < figures[kind]["AP"] < 0.9
+    assert figures["boxes"]["AP"] != figures["masks"]["AP"]
+    assert {k for k in figures["boxes"] if "/" in k} >= {f"AP/{name}" for name in names}
+
+
+def test_boxes_alone_and_nothing_at_all(tmp_path):
+    truth, detections = scene()
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    boxes = [{k: v for k, v in d.items() if k != "segmentation"} for d in detections]
+    assert average_precision(path, boxes)["boxes"] == average_precision(path, detections)["boxes"]
+    assert list(average_precision(path, boxes)) == ["boxes"]
+    assert average_precision(path, [])["boxes"]["AP"] == 0
+    assert precision_table({"nothing": average_precision(path, [])}).row_count == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 99}, "detection 0: image 99 is not in"),
+        ({"category_id": 1}, "detection 0: category 1 is not in"),
+        ({"score": float("nan")}, "detection 0: expected a finite score"),
+        ({"score": None}, "detection 0: expected a finite score"),
+        ({"bbox": [1, 2, 3]}, "detection 0: expected a finite score and bbox"),
+        ({"segmentation": {"size": [1, 1], "counts": "0"}}, "detection 0: segmentation: RLE size"),
+        ({"segmentation": {"size": [*SIZE], "counts": "~~~"}}, "detection 0: segmentation"),
+    ],
+    ids=str,
+)
+def test_a_strange_detection_is_named(tmp_path, change, message):
+    truth, detections = scene()
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=message):
+        average_precision(path, [{**detections[0], **change}])
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("images", {"complete": False}, 'image 0 is marked "complete": false'),
+        ("annotations", {"image_id": 99}, "annotation 1: has an image_id that no image has"),
+        ("annotations", {"segmentation": [[1, 2]]}, "annotation 1: segmentation: a polygon"),
+        ("categories", None, "with 'categories'"),
+    ],
+)
+def test_a_strange_annotation_file_is_refused(tmp_path, key, change, message):
+    truth, detections = scene()
+    if change is None:
+        del truth[key]
+    else:
+        truth[key][0] |= change
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=message):
+        average_precision(path, detections)
+
+
+def test_an_unknown_category_is_refused(tmp_path):
+    truth, detections = scene()
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match="has no category 'cow'"):
+        average_precision(path, detections, categories=("cat", "cow"))
