@@ -54,6 +54,24 @@ def held_out() -> str:
     return table([*header, "boundary IoU"], rows)
 
 
+def detection() -> str:
+    """AP of detectors by their proposals."""
+    content = result("detection")
+    rows = []
+    for method, by_count in content["figures"].items():
+        for count, values in by_count.items():
+            names = ("boxes_AP", "boxes_AP50", "masks_AP", "masks_AP50")
+            cells = [f"{100 * values[name]:.1f}" if name in values else "-" for name in names]
+            rows.append([method, count, *cells])
+    header = ["detector, proposals", "number", "box AP", "AP50", "mask AP", "AP50"]
+    names = ", ".join(content["categories"])
+    minutes = ", ".join(f"{m} {s / 60:.0f} min" for m, s in content["training_s"].items())
+    return (
+        f"{content['photos']} training photos; categories with at least 50 objects in them: "
+        f"{names}. Training, proposals not counted: {minutes}.\n\n{table(header, rows)}"
+    )
+
+
 def patches() -> str:
     """Per-patch figures of the shipped models."""
     rows = []

@@ -10,6 +10,8 @@ from sharpmask.models.sources import WeightsError
 from sharpmask.proposals import Proposals
 
 if TYPE_CHECKING:
+    from sharpmask.detection.detector import Detector
+    from sharpmask.detection.detector_files import load_classifier
     from sharpmask.export.runtimes import load_engine
     from sharpmask.models.deepmask import DeepMask
     from sharpmask.models.sharpmask import SharpMask
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeepMask",
+    "Detector",
     "ImageError",
     "Proposals",
     "Proposer",
@@ -24,6 +27,7 @@ __all__ = [
     "TiledProposer",
     "WeightsError",
     "load",
+    "load_classifier",
     "load_engine",
 ]
 
@@ -31,7 +35,9 @@ __all__ = [
 _LAZY = {
     "DeepMask": "sharpmask.models.deepmask",
     "SharpMask": "sharpmask.models.sharpmask",
+    "Detector": "sharpmask.detection.detector",
     "load": "sharpmask.models.weights",
+    "load_classifier": "sharpmask.detection.detector_files",
     "load_engine": "sharpmask.export.runtimes",
 }
 

@@ -34,17 +34,23 @@ def paste(
         threshold: Probability above which a pixel belongs to the object.
 
     Returns:
-        The mask of the window's part inside the image, and its top row and left column there.
+        The part of the mask's box inside the image, and its top row and left column there.
     """
     size = len(mask)
     x0, y0, x1, y1 = (float(v) for v in window)
-    # Pixels whose centres lie inside both the window and the image.
-    left, top = max(0, int(np.ceil(x0 - 0.5))), max(0, int(np.ceil(y0 - 0.5)))
-    right = min(image_size[1], int(np.ceil(x1 - 0.5)))
-    bottom = min(image_size[0], int(np.ceil(y1 - 0.5)))
+    per_x, per_y = size / (x1 - x0), size / (y1 - y0)
+    # Pixels whose centres lie inside the window, the image, and the reach of the mask's own pixels.
+    inside = mask > int(threshold * 255)
+    first_x, last_x = _reach(inside, 0, per_x)
+    first_y, last_y = _reach(inside, 1, per_y)
+    left, top = (
+        max(0, int(np.ceil(start + first / per - 0.5)))
+        for start, first, per in ((x0, first_x, per_x), (y0, first_y, per_y))
+    )
+    right = min(image_size[1], int(np.ceil(x0 + last_x / per_x - 0.5)))
+    bottom = min(image_size[0], int(np.ceil(y0 + last_y / per_y - 0.5)))
     if right <= left or bottom <= top:
         return np.zeros((0, 0), bool), min(top, image_size[0]), min(left, image_size[1])
-    per_x, per_y = size / (x1 - x0), size / (y1 - y0)
     box = (
         max(0.0, (left - x0) * per_x),
         max(0.0, (top - y0) * per_y),
@@ -55,6 +61,21 @@ def paste(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=box
     )
     return np.asarray(pixels) > int(threshold * 255), top, left
+
+
+def _reach(inside: Bool[np.ndarray, "s s"], axis: int, per_pixel: float) -> tuple[float, float]:
+    """From where to where a mask's own values are felt once it is resampled.
+
+    Args:
+        inside: The mask.
+        axis: That is left out: 0 asks for columns, 1 for rows.
+        per_pixel: Values to a pixel; a pixel that holds several takes their mean.
+    """
+    own = np.flatnonzero(inside.any(axis=axis))
+    if not own.size:
+        return 0.0, 0.0
+    support = max(1.0, per_pixel)
+    return max(0.0, own[0] - support), min(float(len(inside)), own[-1] + 1 + support)
 
 
 def encode(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import sharpmask
 from sharpmask.cli.main import app
-from sharpmask.cli.propose import image_ids, overlay_paths
+from sharpmask.cli.photos import image_ids, overlay_paths
 from sharpmask.models.weights import build, save
 
 SIZE = (48, 64)

@@ -118,9 +118,20 @@ def test_every_window_of_an_image_by_the_equations(options, form):
 
 @torch.inference_mode()
 def test_upsampling_by_hand():
-    x = torch.tensor([[[[0.0, 4.0]]]])
-    assert upsample(x, "nearest")[0, 0].tolist() == [[0, 0, 4, 4]] * 2
-    assert upsample(x, "bilinear")[0, 0].tolist() == [[0, 1, 3, 4]] * 2
+    x = torch.tensor([[[[0.0, 4.0], [8.0, 12.0]]]])
+    rows = [[0, 0, 4, 4], [8, 8, 12, 12]]
+    assert upsample(x, "nearest")[0, 0].tolist() == [rows[0], rows[0], rows[1], rows[1]]
+    assert upsample(x, "bilinear")[0, 0].tolist() == [
+        [start + y for start in (0, 1, 3, 4)] for y in (0, 2, 6, 8)
+    ]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_upsampling_is_torchs_interpolation(mode):
+    x = torch.randn(2, 3, 7, 7)
+    options = {} if mode == "nearest" else {"align_corners": False}
+    expected = torch.nn.functional.interpolate(x, scale_factor=2, mode=mode, **options)
+    assert_close(upsample(x, mode), expected)
 
 
 # --- the two published forms ---

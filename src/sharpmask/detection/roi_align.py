@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sharpmask.models.layers import linear_weights
+
 SAMPLES = 2
 """Places along each side of a bin whose mean is the bin's value."""
 
@@ -47,7 +49,4 @@ def sampling(
     count = size * SAMPLES
     steps = (torch.arange(count, device=start.device, dtype=start.dtype) + 0.5) / count
     places = start[:, None] + (end - start)[:, None] * steps
-    places = (places - 0.5).clamp(0, length - 1)  # value k stands at k + .5
-    values = torch.arange(length, device=start.device, dtype=start.dtype)
-    weights = (1 - (places[..., None] - values).abs()).clamp(min=0)
-    return weights.view(len(start), size, SAMPLES, length).mean(2)
+    return linear_weights(places, length).view(len(start), size, SAMPLES, length).mean(2)

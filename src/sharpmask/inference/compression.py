@@ -18,6 +18,7 @@ BEST_CELLS = 500
 """Cells of a photo that count as much as all of its cells together: masks come from such."""
 
 
+# Deviation: short-vector
 @torch.no_grad()
 def shorten_vector(
     model: Model, photos: Iterable[UInt8[np.ndarray, "_ _ 3"]], length: int

@@ -76,6 +76,16 @@ class Conv2d(nn.Conv2d):
         return self.valid(x if self.kernel_size[0] == 1 else self.pad(x))
 
 
+def linear_weights(places: Float[Tensor, "*n"], length: int) -> Float[Tensor, "*n length"]:
+    """Weights with which the values of a line enter its linear interpolation at places.
+
+    Value k stands at k + .5; beyond the first and last the line goes on as it ends.
+    """
+    values = torch.arange(length, device=places.device, dtype=places.dtype)
+    places = (places - 0.5).clamp(0, length - 1)
+    return (1 - (places[..., None] - values).abs()).clamp(min=0)
+
+
 def gather_windows(
     x: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"], size: int, step: int = 1
 ) -> Float[Tensor, "n c size size"]:

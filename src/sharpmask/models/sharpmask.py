@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sharpmask.models.backbones import STRIDES
 from sharpmask.models.deepmask import DeepMask, Features
-from sharpmask.models.layers import Conv2d, gather_windows
+from sharpmask.models.layers import Conv2d, gather_windows, linear_weights
 from sharpmask.models.window_net import WindowNet
 
 Form = Literal["refactored", "concatenated"]
@@ -218,7 +218,11 @@ def upsample(x: Float[Tensor, "n c s s"], mode: Upsampling) -> Float[Tensor, "n 
     """Double the size."""
     if mode == "nearest":
         return F.interpolate(x, scale_factor=2, mode="nearest")
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    # Linear along each axis: two matrix products, faster than interpolation in every engine.
+    side = x.shape[-1]
+    places = (torch.arange(2 * side, device=x.device, dtype=torch.float32) + 0.5) / 2
+    weights = linear_weights(places, side).to(x.dtype)
+    return weights @ (x @ weights.T)
 
 
 def convert_form(state: dict[str, Tensor], form: Form) -> dict[str, Tensor]:

@@ -1,0 +1,160 @@
+"""From training a detector to its Average Precision, by the commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from sharpmask.cli.main import app
+from sharpmask.images import read_image
+from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.tails import TAILS
+from sharpmask.models.weights import build, read_metadata, save
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """An ImageNet net and a proposer, both with random weights."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    parts = BACKBONES["resnet18"](), TAILS["resnet18"](padding="zero")
+    state = {key: value for part in parts for key, value in part.state_dict().items()}
+    save_file(state, folder / "imagenet.safetensors")
+    proposer = {"model": "deepmask", "backbone": "resnet18", "width": 8, "vector": 16}
+    proposer |= {"bottleneck_channels": 8, "score_channels": 16}
+    save(build(proposer), folder / "proposer.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def annotations(coco_folder, files):
+    """Of the validation photos, the partly labelled one left out."""
+    content = json.loads(coco_folder.val.read_text())
+    content["images"] = [image for image in content["images"] if image.get("complete", True)]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+    path = files / "complete.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def train(coco_folder, files, output, *more):
+    return run(
+        "train", "detector", "--train", coco_folder.train, "--images", coco_folder.images,
+        "--init", files / "imagenet.safetensors", "--weights", files / "proposer.safetensors",
+        "--backbone", "resnet18", "--min-objects", "2", "--num-proposals", "20",
+        "--output", output, "--workers", "0", *more,
+    )  # fmt: skip
+
+
+FEW_STEPS = ("--set", "steps=2", "--set", "batch_size=2", "--set", "validate_every=2")
+
+
+@pytest.mark.parametrize("kind", ["rcnn", "fast-rcnn"])
+def test_a_detector_is_trained_and_finds_named_objects(
+    coco_folder, files, annotations, tmp_path, kind
+):
+    result = train(
+        coco_folder, files, tmp_path / "run", "--kind", kind, "--val", annotations, *FEW_STEPS
+    )
+    assert result.exit_code == 0, result.output
+    assert "3 categories: disc, plate, roof" in result.output
+    assert "boxes_AP50" in result.output
+    assert "masks_AP50" in result.output
+    metadata = read_metadata(tmp_path / "run")
+    assert metadata["detector"]["kind"] == kind
+    assert [c["id"] for c in metadata["detector"]["categories"]] == [3, 7, 90]
+    assert metadata["data"]["photos"] == 8  # one of nine is only partly labelled
+
+    photos = sorted(coco_folder.images.glob("val-*.png"))
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    result = run(
+        "detect", *photos, bad, "--detector", tmp_path / "run", "--output", tmp_path / "out",
+        "--min-score", "0.001", "--overlay-score", "0.001",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "1 of 5 photos could not be read" in result.output
+    records = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {record["category_id"] for record in records} <= {3, 7, 90}
+    assert {"bbox", "segmentation", "score", "image_id", "file_name"} <= records[0].keys()
+    for photo in photos:
+        drawn = read_image(tmp_path / "out" / "overlays" / f"{photo.name}.png")
+        assert drawn.shape == read_image(photo).shape
+        assert (drawn != read_image(photo)).any()
+
+    # Photos are numbered from 1; the annotations have ids of their own.
+    named = [{**r, "image_id": int(Path(r["file_name"]).stem.split("-")[1])} for r in records]
+    known = {image["id"] for image in json.loads(annotations.read_text())["images"]}
+    (tmp_path / "named.json").write_text(json.dumps([r for r in named if r["image_id"] in known]))
+    result = run(
+        "evaluate", "--annotations", annotations, "--detections", tmp_path / "named.json",
+        "--category", "disc", "--category", "roof", "--output", tmp_path / "report",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "report" / "precision.json").read_text())
+    assert figures["boxes"].keys() == figures["masks"].keys()
+    assert {"AP", "AP50", "ARl", "AP/disc", "AP/roof"} <= figures["boxes"].keys()
+
+
+def test_proposals_of_another_method(coco_folder, files, tmp_path):
+    """Boxes alone, from a file; then a proposer must be named to detect with."""
+    rng = np.random.default_rng(0)
+    content = json.loads(coco_folder.train.read_text())
+    records = [
+        {"image_id": image["id"], "category_id": 1, "score": float(rng.random()),
+         "bbox": [float(v) for v in (*rng.integers(0, 60, 2), *rng.integers(10, 30, 2))]}
+        for image in content["images"] for _ in range(30)
+    ]  # fmt: skip
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(records))
+    result = train(coco_folder, files, tmp_path / "run", "--proposals", path)
+    assert result.exit_code == 0, result.output
+    assert read_metadata(tmp_path / "run")["proposals"] == {
+        "num_proposals": 20, "scales": "default", "file": "found.json",
+    }  # fmt: skip
+    photo = next(coco_folder.images.glob("val-*.png"))
+    result = run("detect", photo, "--detector", tmp_path / "run", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--weights: this detector was trained on the proposals of a file" in result.stderr
+
+    result = train(
+        coco_folder, files, tmp_path / "other", "--proposals", path, "--val", coco_folder.val
+    )
+    assert "--val-proposals" in result.stderr
+    path.write_text(json.dumps([{**records[0], "image_id": 12345}]))
+    result = train(coco_folder, files, tmp_path / "other", "--proposals", path)
+    assert result.exit_code == 2
+    assert "holds proposals for none of the 8 photos" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--category", "cow"], "category 'cow' is not in the data; it has: disc, plate, roof"),
+        (["--min-objects", "99"], "no category has 99 objects to learn from"),
+        (["--set", "stepps=3"], "did you mean 'steps'"),
+        (["--backbone", "resnet50"], "tensors for this backbone"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_trained(coco_folder, files, tmp_path, more, message):
+    result = train(coco_folder, files, tmp_path, *more)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()[-1]) < 400
+
+
+def test_detect_wants_a_detector(files, coco_folder, tmp_path):
+    photo = next(coco_folder.images.glob("val-*.png"))
+    result = run("detect", photo, "--detector", files / "proposer.safetensors")
+    assert result.exit_code == 2
+    assert "not a detector; train one with: sharpmask train detector" in result.stderr
