@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from matplotlib.figure import Figure
@@ -152,7 +153,7 @@ def search(image: CocoImage) -> list[dict[str, Any]]:
     segmentation.switchToSelectiveSearchFast()
     return [
         {"image_id": image.id, "category_id": 1, "bbox": box, "score": -float(rank)}
-        for rank, box in enumerate(segmentation.process()[: max(COUNTS)].tolist())
+        for rank, box in enumerate(np.asarray(segmentation.process())[: max(COUNTS)].tolist())
     ]
 
 

@@ -176,16 +176,19 @@ def test_the_smallest_objects_that_are_kept(read):
         (content() | {"categories": [{"name": "cat"}]}, "category {'name': 'cat'}"),
         (content() | {"categories": [{"id": [1], "name": "cat"}]}, "category"),
         (content() | {"categories": ["cat"]}, "category cat"),
-        (content() | {"images": ["a.png"]}, "image entry a.png"),
-        (content() | {"images": [{"id": 5, "height": 4, "width": 4}]}, "image entry {'id': 5"),
-        (content(height="tall"), "image entry {'id': 5"),
-        (content(height=float("inf")), "image entry {'id': 5"),
-        (content(id=None), "image entry {'id': None"),
-        (content(id=[5]), r"image entry {'id': \[5\]"),
+        (content() | {"images": ["a.png"]}, "needs id, .* has a.png"),
+        (
+            content() | {"images": [{"id": 5, "height": 4, "width": 4}]},
+            "needs id, file_name, height, width, has {'id': 5",
+        ),
+        (content(height="tall"), "needs id, file_name, height, width, has {'id': 5"),
+        (content(height=float("inf")), "needs id, file_name, height, width, has {'id': 5"),
+        (content(id=None), "needs id, file_name, height, width, has {'id': None"),
+        (content(id=[5]), r"needs id, file_name, height, width, has {'id': \[5\]"),
         (content(width=0), "image 5 has height and width"),
         (content(width=-60), "image 5 has height and width"),
         (content(width=10**12), "image 5 has height and width"),
-        (content() | {"images": content()["images"] * 2}, "image ids appear twice, e.g. 5"),
+        (content() | {"images": content()["images"] * 2}, "image 5 has an id that appears 2 times"),
     ],
 )
 def test_errors_name_file_and_entry(tmp_path, read, what, message):
@@ -208,7 +211,9 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["../a.png", "b/../../a.png", "/etc/passwd", ".."])
 def test_photos_outside_the_folder_are_refused(read, name):
-    with pytest.raises(ValueError, match=r"a\.json: image 5: file_name .* leads outside"):
+    with pytest.raises(
+        ValueError, match=r"a\.json: image 5 has a file_name, .* that leads outside"
+    ):
         read(content(file_name=name))
 
 

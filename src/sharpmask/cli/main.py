@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-COMMANDS = ("propose", "detect", "evaluate", "train", "compress", "export", "convert")
+COMMANDS = ("propose", "detect", "evaluate", "check", "train", "compress", "export", "convert")
 
 
 class LazyGroup(TyperGroup):

@@ -93,6 +93,23 @@ class CocoDataset:
     skipped: Counter[str]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What keeps an annotation file or a part of it from being used.
+
+    Attributes:
+        file: The file.
+        record: What is concerned: "image 17", "annotation 5".
+        problem: The reason, the same for all records that it befalls.
+        refused: Whether the whole file cannot be used; else the record alone is left out.
+    """
+
+    file: Path
+    record: str
+    problem: str
+    refused: bool
+
+
 MIN_AREA = 100
 MIN_SIDE = 5
 """Objects below these, in pixels, are not learned from (FAIR's sampler)."""
@@ -113,14 +130,26 @@ def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
         ValueError: A file is not COCO instance JSON, an image entry is malformed or lies outside
             ``images``; the message names the file and the entry.
     """
+    dataset, faults = examine_coco(annotations, images)
+    for fault in faults:
+        if fault.refused:
+            raise ValueError(f"{fault.file}: {f'{fault.record} {fault.problem}'.strip()}")
+    return dataset
+
+
+def examine_coco(
+    annotations: Path | Sequence[Path], images: Path
+) -> tuple[CocoDataset, list[Fault]]:
+    """As ``load_coco``, and everything that is wrong with the files instead of an error."""
     files = [annotations] if isinstance(annotations, Path) else list(annotations)
     categories: dict[str, int] = {}
     ids: dict[int, int | str] = {}
-    skipped: Counter[str] = Counter()
+    faults: list[Fault] = []
     loaded = [
-        image for file in files for image in _load_file(file, images, categories, ids, skipped)
+        image for file in files for image in _load_file(file, images, categories, ids, faults)
     ]
-    return CocoDataset(tuple(loaded), tuple(categories), tuple(ids.values()), skipped)
+    skipped = Counter(fault.problem for fault in faults if not fault.refused)
+    return CocoDataset(tuple(loaded), tuple(categories), tuple(ids.values()), skipped), faults
 
 
 def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
@@ -147,72 +176,98 @@ def _load_file(
     folder: Path,
     categories: dict[str, int],
     ids: dict[int, int | str],
-    skipped: Counter[str],
+    faults: list[Fault],
 ) -> list[CocoImage]:
+    def refuse(record: str, problem: str) -> None:
+        faults.append(Fault(file, record, problem, refused=True))
+
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from None
+        refuse("", str(error.strerror))
+        return []
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not a JSON file: {error}") from None
+        refuse("", f"not a JSON file: {error}")
+        return []
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise ValueError(f"{file}: expected COCO instance format, a list {key!r} is missing")
+            refuse("", f"expected COCO instance format, a list {key!r} is missing")
+            return []
     names: dict[Any, int] = {}
     for category in content["categories"]:
         sound = isinstance(category, dict) and _is_id(category.get("id")) and "name" in category
         if not sound:
-            raise ValueError(f"{file}: category {str(category)[:80]} needs an id and a name")
+            refuse(f"category {str(category)[:80]}", "needs an id and a name")
+            continue
         number = categories.setdefault(str(category["name"]), len(categories))
         names[category["id"]] = number
         ids.setdefault(number, category["id"])
     by_image: dict[Any, list[dict[str, Any]]] = {}
-    for annotation in content["annotations"]:
+    for number, annotation in enumerate(content["annotations"]):
         if isinstance(annotation, dict) and _is_id(annotation.get("image_id")):
             by_image.setdefault(annotation["image_id"], []).append(annotation)
         else:
-            skipped["no image_id"] += 1
+            faults.append(Fault(file, annotation_name(annotation, number), "no image_id", False))
     images = [
-        _load_image(file, folder, entry, by_image, names, skipped) for entry in content["images"]
+        image
+        for number, entry in enumerate(content["images"])
+        if (image := _load_image(file, folder, number, entry, by_image, names, faults))
     ]
-    repeated = [identity for identity, n in Counter(i.id for i in images).items() if n > 1]
-    if repeated:
-        # The objects can be those of only one of them: the other would pass for background.
-        raise ValueError(f"{file}: {len(repeated)} image ids appear twice, e.g. {repeated[0]}")
-    for orphans in by_image.values():
-        skipped["image_id of no image"] += len(orphans)
+    for identity, count in Counter(image.id for image in images).items():
+        if count > 1:
+            # The objects can be those of only one of them: the other would pass for background.
+            refuse(f"image {identity}", f"has an id that appears {count} times")
+    faults += [
+        Fault(file, annotation_name(orphan), "image_id of no image", refused=False)
+        for orphans in by_image.values()
+        for orphan in orphans
+    ]
     return images
+
+
+def annotation_name(annotation: object, number: int | None = None) -> str:
+    """What messages call an annotation: by its id, or by its place in the file if it has none."""
+    if isinstance(annotation, dict) and "id" in annotation:
+        return f"annotation {annotation['id']}"
+    return f"annotations[{number}]" if number is not None else f"annotation {str(annotation)[:60]}"
 
 
 def _load_image(
     file: Path,
     folder: Path,
+    number: int,
     entry: dict[str, Any],
     by_image: dict[Any, list[dict[str, Any]]],
     names: dict[Any, int],
-    skipped: Counter[str],
-) -> CocoImage:
+    faults: list[Fault],
+) -> CocoImage | None:
+    problem = ""
     try:
         identity, name = entry["id"], str(entry["file_name"])
         size = (int(entry["height"]), int(entry["width"]))
         if not _is_id(identity):
             raise TypeError
+        record = f"image {identity}"
+        if min(size) < 1 or math.prod(size) > MAX_PIXELS:
+            problem = f"has height and width {size}"
+        # Names alone decide: a link in the folder may well lead to another disk.
+        elif Path(name).is_absolute() or ".." in Path(name).parts:
+            problem = f"has a file_name, {name!r}, that leads outside {folder}"
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"{file}: image entry {str(entry)[:80]} needs id, file_name, height, width"
-        ) from None
-    if min(size) < 1 or math.prod(size) > MAX_PIXELS:
-        raise ValueError(f"{file}: image {identity} has height and width {size}")
-    # Names alone decide: a link in the folder may well lead to another disk.
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{file}: image {identity}: file_name {name!r} leads outside {folder}")
+        has_id = isinstance(entry, dict) and _is_id(entry.get("id"))
+        record = f"image {entry['id']}" if has_id else f"images[{number}]"
+        problem = f"needs id, file_name, height, width, has {str(entry)[:80]}"
+    if problem:
+        faults.append(Fault(file, record, problem, refused=True))
+        return None
     instances: list[Instance] = []
     crowds: list[tuple[float, float, float, float]] = []
     for annotation in by_image.pop(identity, []):
+        record = annotation_name(annotation)
         try:
             rle = segmentation_to_rle(annotation.get("segmentation"), size)
         except ValueError:
-            skipped["malformed segmentation"] += 1
+            faults.append(Fault(file, record, "malformed segmentation", refused=False))
             continue
         box = rle_boxes([rle])[0]
         left, top, right, bottom = (float(v) for v in box)
@@ -224,7 +279,7 @@ def _load_image(
         elif min(right - left, bottom - top) < MIN_SIDE or rle_areas([rle])[0] < MIN_AREA:
             reason = f"smaller than {MIN_AREA} px or {MIN_SIDE} px wide"
         if reason:
-            skipped[reason] += 1
+            faults.append(Fault(file, record, reason, refused=False))
             if math.prod((right - left, bottom - top)) > 0:
                 crowds.append((left, top, right, bottom))
             continue

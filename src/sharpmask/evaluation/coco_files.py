@@ -42,32 +42,47 @@ def load_ground_truth(path: Path) -> GroundTruth:
     Raises:
         ValueError: The file is not such a file, or an annotation belongs to no image.
     """
+    truth, faults = examine_ground_truth(path)
+    for record, problem in faults:
+        raise ValueError(f"{path}: {f'{record} {problem}'.strip()}")
+    return truth
+
+
+def examine_ground_truth(path: Path) -> tuple[GroundTruth, list[tuple[str, str]]]:
+    """As ``load_ground_truth``, and every record that is wrong with its problem, not an error."""
+    nothing = GroundTruth(path, (), {})
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from None
-    annotations: dict[int, list[Record]] = {}
+        return nothing, [("", f"not a JSON file: {error}")]
     for key in ("images", "annotations"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise ValueError(
-                f"{path}: expected a COCO annotation file, an object with the lists 'images' and "
+            problem = (
+                "expected a COCO annotation file, an object with the lists 'images' and "
                 f"'annotations'; {key!r} is missing. A list of results belongs to --proposals"
             )
+            return nothing, [("", problem)]
+    faults: list[tuple[str, str]] = []
+    images: list[Record] = []
+    annotations: dict[int, list[Record]] = {}
     for index, image in enumerate(content["images"]):
         if not isinstance(image, dict) or not all(
             _is_integer(image.get(key)) for key in ("id", "height", "width")
         ):
-            raise ValueError(f"{path}: images[{index}] needs integers id, height and width")
-        if image["id"] in annotations:
-            raise ValueError(f"{path}: images[{index}] repeats the id {image['id']}")
-        annotations[image["id"]] = []
+            faults.append((f"images[{index}]", "needs integers id, height and width"))
+        elif image["id"] in annotations:
+            faults.append((f"images[{index}]", f"repeats the id {image['id']}"))
+        else:
+            images.append(image)
+            annotations[image["id"]] = []
     for index, annotation in enumerate(content["annotations"]):
         owner = annotation.get("image_id") if isinstance(annotation, dict) else None
         if not _is_integer(owner) or owner not in annotations:
-            raise ValueError(f"{path}: annotations[{index}] has an image_id that no image has")
-        annotations[owner].append(annotation)
+            faults.append((f"annotations[{index}]", "has an image_id that no image has"))
+        else:
+            annotations[owner].append(annotation)
     grouped = {image_id: tuple(records) for image_id, records in annotations.items()}
-    return GroundTruth(path, tuple(content["images"]), grouped)
+    return GroundTruth(path, tuple(images), grouped), faults
 
 
 class ResultsFile:

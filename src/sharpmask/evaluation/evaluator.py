@@ -95,12 +95,9 @@ class ProposalEvaluator:
                 names the image, the record and the remedy. The image is then not counted.
         """
         where = f"image {image['id']}"
-        if not image.get("complete", True):
-            raise ValueError(
-                f'{where} is marked "complete": false: some of its objects are not labelled, so a '
-                "proposal that finds one would go unnoticed and recall means nothing; leave such "
-                "images out of the annotation file"
-            )
+        problem = image_problem(image)
+        if problem:
+            raise ValueError(f"{where} {problem}")
         size = (image["height"], image["width"])
         ranking = _ranking(proposals, image["id"])
         ranked = [proposals[index] for index in ranking]
@@ -144,6 +141,34 @@ class ProposalEvaluator:
             masks=self._masks.summarize() if self._masks is not None else None,
             boundary=BoundaryQuality(boundary, mask, pairs) if self._with_boundary else None,
         )
+
+
+def image_problem(image: Record) -> str:
+    """Why an image cannot be scored; empty if it can."""
+    if image.get("complete", True):
+        return ""
+    return (
+        'is marked "complete": false: some of its objects are not labelled, so a proposal that '
+        "finds one would go unnoticed and recall means nothing; leave such images out of the "
+        "annotation file"
+    )
+
+
+def annotation_problem(image: Record, annotation: Record) -> str:
+    """Why an annotation of an image cannot be scored; empty if it can, or need not be."""
+    if annotation.get("iscrowd"):
+        return ""
+    name = ["its record"]
+    try:
+        size = (image["height"], image["width"])
+        _area(annotation, *name)
+        _boxes([annotation], name, size)
+        rles = _rles([annotation], name, size)
+        with _blaming(rles, name):
+            rle_areas(rles)
+    except ValueError as error:
+        return str(error).removeprefix("its record").lstrip(": ")
+    return ""
 
 
 def evaluate_results(

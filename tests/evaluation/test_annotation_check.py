@@ -1,0 +1,249 @@
+"""Forty seeded faults, each found by name; training and evaluation do what is said of them."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sharpmask.cli.main import app
+from sharpmask.data.coco import leave_out_unreadable, load_coco
+from sharpmask.evaluation.annotation_check import check_annotations
+from sharpmask.evaluation.coco_files import load_ground_truth
+from sharpmask.evaluation.evaluator import ProposalEvaluator
+from sharpmask.masks import encode
+
+HEIGHT, WIDTH = 60, 80
+
+
+def rectangle(left, top, width, height, size=(HEIGHT, WIDTH)):
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = True
+    return encode(mask, size)
+
+
+def polygon(left, top, width, height):
+    right, bottom = left + width, top + height
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def sound():
+    """Two photos, two categories, four objects of every kind of mask."""
+    boxes = [[5, 6, 30, 20], [40, 10, 25, 30], [10, 12, 40, 40], [60, 30, 15, 20]]
+    annotations = [
+        {
+            "id": 11 + k, "image_id": 1 + k // 2, "category_id": 1 + k % 2, "bbox": box,
+            "area": box[2] * box[3], "iscrowd": 0,
+            "segmentation": polygon(*box) if k % 2 else rectangle(*box),
+        }
+        for k, box in enumerate(boxes)
+    ]  # fmt: skip
+    images = [{"id": k, "file_name": f"{k}.png", "height": HEIGHT, "width": WIDTH} for k in (1, 2)]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+
+
+def annotation(**changes):
+    def spoil(content):
+        content["annotations"][0] |= changes
+
+    return spoil
+
+
+def without(key):
+    return lambda content: content["annotations"][0].pop(key)
+
+
+def image(**changes):
+    return lambda content: content["images"][0].update(changes)
+
+
+def rename_image(content):
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = "1"
+
+
+def add(key, value):
+    return lambda content: content[key].append(value)
+
+
+def category(value):
+    return add("categories", value)
+
+
+def setting(key, value):
+    return lambda content: content.__setitem__(key, value)
+
+
+def polygons(value):
+    return annotation(segmentation=value)
+
+
+def rle(counts, size=(HEIGHT, WIDTH)):
+    return annotation(segmentation={"size": list(size), "counts": counts})
+
+
+NAN = math.nan
+A = "annotation 11"
+TWICE = {"id": 1, "file_name": "2.png", "height": HEIGHT, "width": WIDTH}
+TINY = {"segmentation": rectangle(5, 6, 3, 3), "bbox": [5, 6, 3, 3], "area": 9}
+# The fault, the record that is named, what training and what evaluation does.
+FAULTS = {
+    "no annotations": (lambda c: c.pop("annotations"), "", "refused", "refused"),
+    "no images": (setting("images", {}), "", "refused", "refused"),
+    "no categories": (lambda c: c.pop("categories"), "", "refused", "used"),
+    "category without name": (category({"id": 3}), "category {'id': 3}", "refused", "used"),
+    "category without id": (category({"name": "x"}), "category {'name': 'x'}", "refused", "used"),
+    "category id twice": (category({"id": 1, "name": "x"}), "category 1", "used", "used"),
+    "category name twice": (category({"id": 3, "name": "cat"}), "category cat", "used", "used"),
+    "gap in category ids": (category({"id": 90, "name": "x"}), "categories", "used", "used"),
+    "unknown category": (annotation(category_id=77), A, "skipped", "used"),
+    "no category": (without("category_id"), A, "skipped", "used"),
+    "no image": (add("images", 5), "images[2]", "refused", "refused"),
+    "image id twice": (add("images", TWICE), "image 1", "refused", "refused"),
+    "image without id": (lambda c: c["images"][0].pop("id"), "images[0]", "refused", "refused"),
+    "string image id": (rename_image, "image 1", "used", "refused"),
+    "image without size": (lambda c: c["images"][0].pop("width"), "image 1", "refused", "refused"),
+    "image of size zero": (image(height=0), "image 1", "refused", "used"),
+    "image of absurd size": (image(height=10**9), "image 1", "refused", "used"),
+    "image of another size": (image(height=HEIGHT + 1), "image 1", "skipped", "used"),
+    "partly labelled": (image(complete=False), "image 1", "used", "refused"),
+    "missing photo": (image(file_name="3.png"), "image 1", "skipped", "used"),
+    "damaged photo": (image(file_name="bad.png"), "image 1", "skipped", "used"),
+    "path out of the folder": (image(file_name="../1.png"), "image 1", "refused", "used"),
+    "absolute path": (image(file_name="/etc/passwd"), "image 1", "refused", "used"),
+    "annotation that is none": (add("annotations", 7), "annotations[4]", "skipped", "refused"),
+    "annotation without image": (without("image_id"), A, "skipped", "refused"),
+    "annotation of no image": (annotation(image_id=99), A, "skipped", "refused"),
+    "annotation id twice": (annotation(id=12), "annotation 12", "used", "used"),
+    "no mask": (without("segmentation"), A, "skipped", "refused"),
+    "empty mask": (polygons([]), A, "skipped", "refused"),
+    "two points": (polygons([[1, 1, 9, 9]]), A, "skipped", "refused"),
+    "odd numbers": (polygons([[1, 1, 9, 9, 5, 5, 3]]), A, "skipped", "refused"),
+    "NaN point": (polygons([[1, 1, 9, NAN, 5, 5]]), A, "skipped", "refused"),
+    "point far away": (polygons([[1, 1, 1e9, 5, 5, 5]]), A, "skipped", "refused"),
+    "RLE of another size": (rle("0", (5, 5)), A, "skipped", "refused"),
+    "runs beyond the image": (rle([0, 10**9]), A, "skipped", "refused"),
+    "runs too short": (rle([5, 5]), A, "skipped", "used"),
+    "negative run": (rle([-5, HEIGHT * WIDTH + 5]), A, "skipped", "refused"),
+    "hostile counts": (rle("~" * 50), A, "skipped", "refused"),
+    "crowd": (annotation(iscrowd=1), A, "skipped", "used"),
+    "tiny": (annotation(**TINY), A, "skipped", "used"),
+    "no box": (without("bbox"), A, "used", "used"),
+    "zero box": (annotation(bbox=[0, 0, 0, 0]), A, "used", "used"),
+    "NaN box": (annotation(bbox=[NAN, 1, 1, 1]), A, "used", "refused"),
+    "box of three": (annotation(bbox=[1, 2, 3]), A, "used", "refused"),
+    "box elsewhere": (annotation(bbox=[30, 30, 30, 20]), A, "used", "used"),
+    "no area": (without("area"), A, "used", "refused"),
+    "wrong area": (annotation(area=5), A, "used", "used"),
+    "NaN area": (annotation(area=NAN), A, "used", "refused"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in (1, 2):
+        Image.new("RGB", (WIDTH, HEIGHT), (number, 5, 9)).save(folder / f"{number}.png")
+    (folder / "bad.png").write_bytes((folder / "1.png").read_bytes()[:60])
+    return folder
+
+
+def write(tmp_path, content):
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_there_are_forty_and_a_sound_file_has_none(tmp_path, photos):
+    assert len(FAULTS) >= 40
+    assert check_annotations(write(tmp_path, sound()), photos) == []
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_and_has_the_effect_that_is_said(tmp_path, photos, name):
+    spoil, record, training, evaluation = FAULTS[name]
+    content = sound()
+    spoil(content)
+    path = write(tmp_path, content)
+    findings = check_annotations(path, photos)
+    mine = [f for f in findings if f.record.startswith(record)] if record else findings
+    assert mine, findings
+    by = {"training": [f.training for f in mine], "evaluation": [f.evaluation for f in mine]}
+    worst = {k: max(v, key=["used", "skipped", "refused"].index) for k, v in by.items()}
+    assert worst == {"training": training, "evaluation": evaluation}
+    assert trained(path, photos) == effect(findings, "training", content)
+    assert evaluated(path) == any(f.evaluation == "refused" for f in findings)
+
+
+def effect(findings, purpose, content):
+    """What is said: the file is refused, or so many annotations and photos are left out."""
+    if any(getattr(f, purpose) == "refused" for f in findings):
+        return "refused"
+    skipped = {f.record for f in findings if getattr(f, purpose) == "skipped"}
+    lost = {record for record in skipped if record.startswith("annotation")}
+    return len(lost), len(skipped) - len(lost)
+
+
+def trained(path, photos):
+    """What training does with a file."""
+    try:
+        stated = load_coco(path, photos)
+    except ValueError:
+        return "refused"
+    sound_photos, problems = leave_out_unreadable(stated)
+    assert len(stated.images) - len(sound_photos.images) == len(problems)
+    entries = json.loads(path.read_text())["annotations"]
+    learned = sum(len(image.instances) for image in stated.images)
+    return len(entries) - learned, len(problems)
+
+
+def evaluated(path):
+    """Whether evaluation refuses a file."""
+    try:
+        truth = load_ground_truth(path)
+        evaluator = ProposalEvaluator()
+        for entry in truth.images:
+            evaluator.add(entry, truth.annotations[entry["id"]], [])
+    except ValueError:
+        return True
+    return False
+
+
+def test_no_json_at_all(tmp_path):
+    path = tmp_path / "set.json"
+    path.write_text("{")
+    (finding,) = check_annotations(path)
+    assert (finding.training, finding.evaluation) == ("refused", "refused")
+    with pytest.raises(OSError, match="none"):
+        check_annotations(tmp_path / "none.json")
+
+
+def test_many_faults_are_all_listed(tmp_path, photos):
+    content = sound()
+    for k, entry in enumerate(copy.deepcopy(content["annotations"])):
+        content["annotations"].append(entry | {"id": 100 + k, "segmentation": [[1, 2]]})
+    del content["images"][1]["file_name"]
+    result = CliRunner().invoke(
+        app, ["check", str(write(tmp_path, content)), "--images", str(photos)]
+    )
+    assert result.exit_code == 1
+    for name in ("annotation 100", "annotation 101", "annotation 102", "annotation 103"):
+        assert name in result.stdout
+    assert "training: the file is refused" in result.stdout
+    assert "evaluation: the file is refused" in result.stdout
+
+
+def test_the_command_on_a_sound_file(tmp_path, photos):
+    path = write(tmp_path, sound())
+    result = CliRunner().invoke(app, ["check", str(path), "--images", str(photos)])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "training: the file can be used, 0 records are skipped",
+        "evaluation: the file can be used, 0 records are skipped",
+    ]
