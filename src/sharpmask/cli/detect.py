@@ -7,7 +7,7 @@ import torch
 import typer
 
 from sharpmask.cli.console import clear_errors
-from sharpmask.cli.photos import overlay_paths, write_records
+from sharpmask.cli.photos import overlay_paths, settings_of, write_records
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.detector_files import load_classifier
 from sharpmask.export.runtimes import EngineName, load_engine
@@ -20,6 +20,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def detect(
+    context: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     detector: Annotated[str, typer.Option(help="Run, file, or Hugging Face repository.")],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("detections"),
@@ -54,6 +55,7 @@ def detect(
             scales=trained_with.get("scales", "default"),
         )
         find = Detector(classifier, proposer, min_score=min_score)
+        settings = settings_of(context, detector, source)
         pictures = overlay_paths(paths, output) if overlay else {}
 
         def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
@@ -63,4 +65,6 @@ def detect(
                 write_image(pictures[path], detections.plot(overlay_score))
             return [{**record, "file_name": str(path)} for record in detections.to_coco(image_id)]
 
-        write_records(paths, found_in, output / "detections.json", streams=streams)
+        write_records(
+            paths, found_in, output / "detections.json", settings=settings, streams=streams
+        )

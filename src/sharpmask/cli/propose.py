@@ -9,7 +9,7 @@ import typer
 from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, err
-from sharpmask.cli.photos import overlay_paths, write_records
+from sharpmask.cli.photos import overlay_paths, settings_of, write_records
 from sharpmask.export.runtimes import EngineName, load_engine
 from sharpmask.images import list_images, write_image
 from sharpmask.inference.proposer import Proposer
@@ -22,6 +22,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def propose(
+    context: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("proposals"),
     weights: Annotated[
@@ -80,6 +81,7 @@ def propose(
             bar = partial(track, description="tiles", console=err, disable=not err.is_terminal)
             shown = bar if len(paths) == 1 else iter
             propose_in = TiledProposer(proposer, num_proposals=num_proposals, progress=shown)
+        settings = settings_of(context, weights)
         pictures = overlay_paths(paths, output) if overlay else {}
 
         def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
@@ -89,4 +91,6 @@ def propose(
                 write_image(pictures[path], proposals.plot(overlay_masks))
             return [{**record, "file_name": str(path)} for record in proposals.to_coco(image_id)]
 
-        write_records(paths, found_in, output / "proposals.json", streams=streams)
+        write_records(
+            paths, found_in, output / "proposals.json", settings=settings, streams=streams
+        )

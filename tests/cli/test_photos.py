@@ -1,0 +1,173 @@
+"""Runs over many photos that are killed, stopped, or run out of disk."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from sharpmask.cli.photos import Journal, write_records
+from sharpmask.images import ImageError
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from sharpmask.cli.photos import write_records
+
+folder, streams, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+count = 0
+
+def found_in(photo):
+    global count
+    path, image_id = photo
+    count += 1
+    if count == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with (folder / "log").open("a") as log:
+        log.write(path.name + "\\n")
+    return [{"image_id": image_id, "score": k / 7, "file_name": path.name} for k in range(image_id)]
+
+photos = sorted((folder / "photos").iterdir())
+write_records(photos, found_in, folder / "out" / "found.json", settings={"a": 1}, streams=streams)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        (tmp_path / "photos" / f"{number:02}.png").write_bytes(b"%d" % number)
+    return tmp_path
+
+
+def run(folder, streams=1, last=0):
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(streams), str(last)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def expected(folder):
+    """What a calm run writes."""
+    photos = sorted((folder / "photos").iterdir())
+    records = [
+        {"image_id": int(path.stem), "score": k / 7, "file_name": path.name}
+        for path in photos
+        for k in range(int(path.stem))
+    ]
+    return json.dumps(records)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_a_run_that_is_killed_again_and_again_ends_like_a_calm_one(folder, streams):
+    finished = 0
+    for last in (1, 4, 3, 6) if streams == 1 else (2, 11, 3):
+        done = run(folder, streams, last)
+        assert done.returncode == -signal.SIGKILL
+        assert not (folder / "out" / "found.json").exists()
+        lines = (folder / "out" / ".found.json.journal").read_bytes().count(b"\n")
+        assert lines >= finished
+        finished = lines
+    last = run(folder, streams)
+    assert last.returncode == 0
+    assert finished > 3
+    assert f"{finished - 1} of 12 photos were done before" in last.stderr
+    assert (folder / "out" / "found.json").read_text() == expected(folder)
+    assert [path.name for path in (folder / "out").iterdir()] == ["found.json"]
+    names = (folder / "log").read_text().split()
+    assert set(names) == {f"{number:02}.png" for number in range(12)}
+    # What was noted is not done again: only photos under way at a kill are.
+    assert len(names) <= 12 + 4 * 2 * streams
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 6))
+def test_a_line_that_was_cut_off_is_written_again(folder, cut):
+    run(folder, 1, 9)
+    journal = folder / "out" / ".found.json.journal"
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    assert run(folder).returncode == 0
+    assert (folder / "out" / "found.json").read_text() == expected(folder)
+
+
+def test_other_settings_or_a_changed_photo_begin_anew(folder):
+    photos = sorted((folder / "photos").iterdir())
+    file = folder / "found.json"
+
+    def write(settings, found_in):
+        write_records(photos, found_in, file, settings=settings, streams=1)
+
+    def stop_at(number):
+        def found_in(photo):
+            if photo[1] == number:
+                raise KeyboardInterrupt
+            asked.append(photo[1])
+            return [{"image_id": photo[1]}]
+
+        return found_in
+
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        write({"a": 1}, stop_at(5))
+    # What is done is there to be used, though the run is not over.
+    assert json.loads(file.read_text()) == [{"image_id": k} for k in range(5)]
+    photos[2].write_bytes(b"another picture")
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        write({"a": 1}, stop_at(8))
+    assert asked[:4] == [2, 5, 6, 7]  # and perhaps the next, which had begun
+    asked.clear()
+    write({"a": 2}, stop_at(None))
+    assert asked == list(range(12))
+    assert json.loads(file.read_text()) == [{"image_id": k} for k in range(12)]
+
+
+def test_photos_that_cannot_be_read_are_tried_again(folder, capsys):
+    photos = sorted((folder / "photos").iterdir())
+
+    def found_in(photo):
+        if photo[1] == 3:
+            raise ImageError("03.png: broken")
+        return [{"image_id": photo[1]}]
+
+    with pytest.raises(typer.Exit) as ending:
+        write_records(photos, found_in, folder / "found.json", settings={}, streams=2)
+    assert ending.value.exit_code == 1
+    assert "1 of 12 photos could not be read" in capsys.readouterr().err
+    assert len(json.loads((folder / "found.json").read_text())) == 11
+    assert not list(folder.glob(".*"))
+
+
+def test_a_full_disk_loses_nothing_that_was_done(folder):
+    photos = sorted((folder / "photos").iterdir())
+    file = folder / "found.json"
+    file.write_text("the results of yesterday")
+
+    def found_in(photo):
+        return [{"image_id": photo[1], "text": "x" * 500}]
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_records(photos, found_in, file, settings={}, streams=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    with Journal(folder / ".found.json.journal", {}) as journal:
+        assert 3 <= len(journal.spans) < 12
+    write_records(photos, found_in, file, settings={}, streams=1)
+    assert [record["image_id"] for record in json.loads(file.read_text())] == list(range(12))
+
+
+def test_memory_does_not_hold_what_was_found(folder):
+    """A journal knows where the records are, not the records."""
+    with Journal(folder / "journal", {}) as journal:
+        for number in range(50):
+            journal.add((Path(f"{number}.png"), number), [{"text": "x" * 10_000}])
+        assert journal.path.stat().st_size > 500_000
+        assert len(repr(journal.__dict__)) < 5_000
+        done, count = journal.write(folder / "all.json", [(Path(f"{k}.png"), k) for k in (3, 1)])
+    assert (done, count) == (2, 2)
