@@ -29,8 +29,9 @@ def checkpoint(folder):
     return load_file(folder / "checkpoint.safetensors")
 
 
-def steps_done(folder):
-    with safe_open(folder / "checkpoint.safetensors", "pt") as file:
+def steps_done(path):
+    path = path / "checkpoint.safetensors" if path.is_dir() else path
+    with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["step"])
 
 
@@ -244,13 +245,23 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(source)}
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole):
-    command = [sys.executable, toy_run.__file__, "kill", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("call", "number", "left"),
+    [
+        # While step 10 was being written: step 5 is still there, whole.
+        ("fsync", 2, {"checkpoint.safetensors": 5}),
+        ("replace", 2, {"checkpoint.safetensors": 5}),
+        # Between the two renames there is none but the one before.
+        ("replace", 3, {"checkpoint.previous.safetensors": 5}),
+        ("replace", 4, {"checkpoint.safetensors": 10, "checkpoint.previous.safetensors": 5}),
+    ],
+)
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole, call, number, left):
+    command = [sys.executable, toy_run.__file__, call, str(tmp_path), str(number)]
     ended = subprocess.run(command, env=environment(), capture_output=True, timeout=300)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    # It died while step 10 was being written: step 5 is still there, whole.
-    assert [path.name for path in tmp_path.glob(".*")] == [".checkpoint.safetensors.part"]
-    assert steps_done(tmp_path) == 5
+    found = {path.name: steps_done(path) for path in tmp_path.glob("checkpoint*.safetensors")}
+    assert found == left
     model = Toy()
     assert_same_run(whole, tmp_path, model, run(tmp_path, model))
 
@@ -406,19 +417,32 @@ def test_a_folder_with_another_model_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
-def test_a_damaged_checkpoint_is_named(tmp_path, content):
+def test_damaged_checkpoints_are_named(tmp_path, content):
+    run(tmp_path)
+    for path in tmp_path.glob("checkpoint*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    with (
+        pytest.warns(UserWarning, match=r"checkpoint\.safetensors: not a readable safetensors"),
+        pytest.raises(ValueError, match=r"previous\.safetensors: not a readable safetensors"),
+    ):
+        run(tmp_path, loss=never)
+
+
+def test_after_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, whole):
     run(tmp_path)
     path = tmp_path / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not a readable safetensors"):
-        run(tmp_path, loss=never)
+    path.write_bytes(path.read_bytes()[:-9])
+    model = Toy()
+    with pytest.warns(UserWarning, match=r"going on from checkpoint\.previous\.safetensors"):
+        figures = run(tmp_path, model)
+    assert_same_run(whole, tmp_path, model, figures)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="not a checkpoint of a training run"):
         run(tmp_path, loss=never)
 
 

@@ -72,16 +72,20 @@ def run(output, model=None, **options):
     return fit(Toy() if model is None else model, output=output, **{**usual, **options})
 
 
-def killed_while_saving(output):
-    """Let the system kill this process half-way through its second checkpoint."""
-    fsync, saved = os.fsync, []
+def killed_at(output, call, number):
+    """Let the system kill this process before a call of the system, the so-manieth of its kind."""
+    owner, name = {"fsync": (os, "fsync"), "replace": (Path, "replace"), "open": (Path, "open")}[
+        call
+    ]
+    original, calls = getattr(owner, name), []
 
-    def fsync_once(file):
-        if saved:
+    def counted(*arguments, **options):
+        calls.append(call)
+        if len(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        saved.append(fsync(file))
+        return original(*arguments, **options)
 
-    os.fsync = fsync_once
+    setattr(owner, name, counted)
     run(output)
 
 
@@ -105,7 +109,7 @@ def shared(output, devices):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[2])
-    if sys.argv[1] == "kill":
-        killed_while_saving(folder)
+    if sys.argv[1] in ("fsync", "replace", "open"):
+        killed_at(folder, sys.argv[1], int(sys.argv[3]))
     else:
         shared(folder, int(sys.argv[1]))

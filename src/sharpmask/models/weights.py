@@ -72,8 +72,13 @@ def save(
     save_atomically(state, path, texts)
 
 
-def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file that is either whole or not there, even when power fails."""
+def save_atomically(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, keep: Path | None = None
+) -> None:
+    """Write a safetensors file that is either whole or not there, even when power fails.
+
+    The file that it replaces is kept as ``keep``, if that is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -82,6 +87,8 @@ def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, 
             file.write(serialize(tensors, metadata))
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            path.replace(keep)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """The state of a run in one safetensors file: weights, moving average, optimizer, step."""
 
+import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +35,23 @@ def save_checkpoint(
                 state[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     metadata = {"step": json.dumps(step), "recipe": json.dumps(asdict(recipe))}
-    save_atomically(tensors, path, metadata)
+    metadata["sha256"] = digest(tensors, metadata)
+    save_atomically(tensors, path, metadata, keep=previous(path))
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the last one is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """A hash of everything that a checkpoint holds: disks do flip bits."""
+    sha = hashlib.sha256(json.dumps([metadata["step"], metadata["recipe"]]).encode())
+    for key in sorted(tensors):
+        value = tensors[key].contiguous()
+        sha.update(f"{key} {value.dtype} {list(value.shape)}".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def load_checkpoint(
@@ -44,15 +62,24 @@ def load_checkpoint(
     optimizer: Optimizer,
     recipe: Recipe,
 ) -> int:
-    """Restore a run in place.
+    """Restore a run in place; from the checkpoint before the last one if that is damaged.
 
     Returns:
-        The number of batches already done.
+        The number of batches already done, 0 if there is no checkpoint.
 
     Raises:
-        ValueError: The file is damaged or belongs to a run with another recipe or model.
+        ValueError: Both files are damaged, or they belong to a run with another recipe or model.
     """
-    tensors, metadata = read_safetensors(path)
+    found = [file for file in (path, previous(path)) if file.exists()]
+    if not found:
+        return 0
+    try:
+        tensors, metadata = read_checkpoint(found[0])
+    except WeightsError as error:
+        if len(found) == 1:
+            raise
+        warnings.warn(f"{error}; going on from {found[1].name}", stacklevel=2)
+        tensors, metadata = read_checkpoint(found[1])
     stored = json.loads(metadata.get("recipe", "{}"))
     differences = [key for key, value in asdict(recipe).items() if stored.get(key) != value]
     if differences:
@@ -78,3 +105,19 @@ def load_checkpoint(
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(json.loads(metadata["step"]))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a checkpoint that is whole.
+
+    Raises:
+        WeightsError: It is damaged, or no checkpoint.
+    """
+    tensors, metadata = read_safetensors(path)
+    if not {"step", "recipe", "sha256"} <= metadata.keys():
+        raise WeightsError(f"{path}: not a checkpoint of a training run; give another --output")
+    if digest(tensors, metadata) != metadata["sha256"]:
+        raise WeightsError(
+            f"{path}: the checkpoint is damaged: its hash is not that of its content"
+        )
+    return tensors, metadata

@@ -108,7 +108,7 @@ def fit(
     average = {name: p.detach().clone() for name, p in trained.items()} if recipe.ema_decay else {}
     checkpoint = output / "checkpoint.safetensors"
     restore = {"model": model, "average": average, "optimizer": optimizer, "recipe": recipe}
-    start = load_checkpoint(checkpoint, **restore) if checkpoint.exists() else 0  # type: ignore[arg-type]
+    start = load_checkpoint(checkpoint, **restore)  # type: ignore[arg-type]
     average = {name: value.to(fabric.device) for name, value in average.items()}
     loader = DataLoader(
         dataset,
@@ -134,7 +134,7 @@ def fit(
             terms = loss(wrapped, batch.to(fabric.device))
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
-                raise diverged(f"the loss is {total.item()}", step, output)
+                raise diverged(f"the loss is {total.item()}", step, recipe, output)
             fabric.backward(total)
             if recipe.clip_norm:
                 # In half precision overflows are usual: the scaler skips such a step.
@@ -170,7 +170,7 @@ def fit(
             measured = done % recipe.validate_every == 0 or done == recipe.steps
             if measured or stop:
                 if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
-                    raise diverged("there are weights that are no numbers", step, output)
+                    raise diverged("there are weights that are no numbers", step, recipe, output)
                 if log:
                     save_checkpoint(
                         checkpoint, model=model, average=average, optimizer=optimizer,
@@ -197,11 +197,13 @@ def fit(
     return figures
 
 
-def diverged(what: str, step: int, output: Path) -> ValueError:
-    """An error that says how to go on."""
+def diverged(what: str, step: int, recipe: Recipe, output: Path) -> ValueError:
+    """An error that names the batch and says how to go on."""
+    epoch, position = divmod(step, recipe.validate_every)
+    first = position * recipe.batch_size
     return ValueError(
-        f"step {step}: {what}; lower learning_rate or set clip_norm. "
-        f"The last checkpoint in {output} is sound"
+        f"step {step}: {what}, after samples {first} to {first + recipe.batch_size - 1} of epoch "
+        f"{epoch}; lower learning_rate or set clip_norm. The last checkpoint in {output} is sound"
     )
 
 
