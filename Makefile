@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo test lint clean
+.PHONY: demo test reliability lint clean
 
 demo: .venv/package.stamp
 	$(BIN)/sharpmask propose src/sharpmask/assets/coffee.jpg --output demo
@@ -11,6 +11,10 @@ demo: .venv/package.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/pytest
+
+# The long measurements, about half an hour, and one table of them.
+reliability: .venv/dev.stamp
+	RELIABILITY=full $(BIN)/pytest -n 0 tests/reliability
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check

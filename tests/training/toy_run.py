@@ -1,9 +1,11 @@
 """A net of a few numbers for ``fit``; run as a script, a process of its own for it."""
 
 import dataclasses
+import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -89,6 +91,16 @@ def killed_at(output, call, number):
     run(output)
 
 
+def golden():
+    """The losses of 200 steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = dataclasses.replace(RECIPE, steps=200, validate_every=50)
+        run(Path(folder), Toy(), recipe=recipe)
+        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines]
+    return [[line["step"], line["fit"], line["size"]] for line in logged if "fit" in line]
+
+
 def shared(output, devices):
     """Train on several processes; each notes its losses."""
     strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
@@ -109,7 +121,9 @@ def shared(output, devices):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[2])
-    if sys.argv[1] in ("fsync", "replace", "open"):
+    if sys.argv[1] == "golden":  # records anew what a deliberate change of learning changed
+        folder.write_text(json.dumps(golden(), indent=1))
+    elif sys.argv[1] in ("fsync", "replace", "open"):
         killed_at(folder, sys.argv[1], int(sys.argv[3]))
     else:
         shared(folder, int(sys.argv[1]))

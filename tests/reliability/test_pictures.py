@@ -1,0 +1,109 @@
+"""Odd, damaged and hostile picture files."""
+
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer
+from image_zoo import bomb, zoo
+
+from sharpmask.cli.photos import write_records
+from sharpmask.images import ImageError, read_image
+
+FILES = zoo()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    for name, (content, _, _) in FILES.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_right_pixels_or_an_error_with_path_and_reason(folder, name):
+    _, pixels, off = FILES[name]
+    if pixels is None:
+        with pytest.raises(ImageError, match=rf"{name}: ."):
+            read_image(folder / name)
+    else:
+        found = read_image(folder / name)
+        assert found.shape == pixels.shape
+        assert np.abs(found.astype(int) - pixels).max() <= off
+
+
+def test_the_batch_goes_on(folder, note, capsys):
+    paths = sorted(folder.iterdir())
+
+    def found_in(photo):
+        return [{"image_id": photo[1], "mean": float(read_image(photo[0]).mean())}]
+
+    with pytest.raises(typer.Exit):
+        write_records(paths, found_in, folder.parent / "all.json", settings={}, streams=3)
+    bad = sum(pixels is None for _, pixels, _ in FILES.values())
+    assert f"{bad} of {len(FILES)} photos could not be read" in capsys.readouterr().err
+    note("odd picture files: right pixels, or an error and the batch goes on", len(FILES), ">= 60")
+    assert len(FILES) >= 60
+
+
+def test_bombs_are_refused_before_they_are_decoded(tmp_path, note):
+    for number, shape in enumerate(((100_000, 100_000), (2**31 - 1, 1), (20_000, 20_001))):
+        (tmp_path / f"{number}.png").write_bytes(bomb(*shape))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path in tmp_path.iterdir():
+        with pytest.raises(ImageError):
+            read_image(path)
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    note("memory for three decompression bombs, MB", f"{growth:.1f}", "< 50")
+    assert growth < 50
+
+
+MUTATIONS = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from pathlib import Path
+from image_zoo import zoo
+from sharpmask.images import ImageError, read_image
+
+count, file = int(sys.argv[2]), Path(sys.argv[3]) / "mutated"
+rng = np.random.default_rng(0)
+small = (content for content, pixels, _ in zoo().values() if pixels is not None)
+sources = [content for content in small if len(content) < 20_000]
+refused = slowest = 0
+for number in range(count):
+    content = bytearray(sources[number % len(sources)])
+    for _ in range(rng.integers(1, 8)):
+        place = int(rng.integers(len(content)))
+        if rng.random() < 0.1:
+            del content[place : place + int(rng.integers(1, 50))]
+            content = content or bytearray(1)
+        else:
+            content[place] = int(rng.integers(256))
+    file.write_bytes(content)
+    start = time.perf_counter()
+    try:
+        read_image(file)
+    except ImageError:
+        refused += 1
+    slowest = max(slowest, time.perf_counter() - start)
+print(refused, slowest)
+"""
+
+
+def test_mutated_files_neither_kill_nor_hang(tmp_path, size, note):
+    count = size(100_000, 600)
+    here = str(__file__).rpartition("/")[0]
+    command = [sys.executable, "-c", MUTATIONS, here, str(count), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=size(3600, 120))
+    ended = signal.Signals(-done.returncode).name if done.returncode < 0 else done.returncode
+    refused, slowest = done.stdout.split() if done.returncode == 0 else (0, "inf")
+    note(f"{count} mutated picture files: end of the process", ended, "0")
+    note(f"{count} mutated picture files: refused, the others read", refused, "-")
+    note(f"{count} mutated picture files: slowest, s", f"{float(slowest):.2f}", "< 5")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(slowest) < 5

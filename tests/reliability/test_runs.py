@@ -1,0 +1,209 @@
+"""Training runs and folder runs that are killed, run out of disk, or meet bad luck."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sharpmask
+from sharpmask.cli.photos import write_records
+from sharpmask.images import write_image
+from sharpmask.models.weights import build, save
+from sharpmask.training.checkpoint import read_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+import toy_run
+
+
+def in_child(function):
+    """Start a function in a process that is a copy of this one."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return child
+
+
+def state(folder):
+    """A hash of everything that the last checkpoint holds."""
+    return read_checkpoint(folder / "checkpoint.safetensors")[1]["sha256"]
+
+
+def test_training_killed_at_random_instants_ends_bit_identical(tmp_path, size, note):
+    start = time.perf_counter()
+    os.waitpid(in_child(lambda: toy_run.run(tmp_path / "calm")), 0)
+    calm_s = time.perf_counter() - start
+    wanted = size(100, 4)
+    rng = random.Random(0)
+    kills = runs = same = 0
+    while kills < wanted:
+        folder = tmp_path / str(runs)
+        while True:
+            child = in_child(lambda folder=folder: toy_run.run(folder))
+            time.sleep(rng.uniform(0, 1.1 * calm_s))
+            ended, _ = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            kills += 1
+            if kills >= wanted:
+                os.waitpid(in_child(lambda folder=folder: toy_run.run(folder)), 0)
+                break
+        runs += 1
+        same += state(folder) == state(tmp_path / "calm")
+    note(
+        f"training killed at {kills} random instants: bit-identical ends",
+        f"{same} of {runs}",
+        "all",
+    )
+    assert same == runs
+
+
+def test_a_full_disk_stops_training_with_the_old_checkpoint_whole(tmp_path, note):
+    content = run_with_little_disk(tmp_path)
+    whole = toy_run.Toy()
+    toy_run.run(tmp_path / "calm", whole)
+    resumed = toy_run.Toy()
+    toy_run.run(tmp_path / "run", resumed)
+    same = all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True)
+    )
+    note("training on a full disk", content, "OSError")
+    note("training after a full disk ends bit-identical", same, "True")
+    assert content.startswith("OSError")
+    assert same
+
+
+def run_with_little_disk(tmp_path):
+    """What a run ends with whose disk is full after its first checkpoint."""
+
+    def limited(model):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        size = (tmp_path / "run" / "checkpoint.safetensors").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
+        return toy_run.toy_figures(model)
+
+    def train():
+        try:
+            toy_run.run(tmp_path / "run", validate=limited)
+            text = "ended as if nothing had happened"
+        except OSError as error:
+            text = f"OSError: {error}"
+        (tmp_path / "ending").write_text(text)
+
+    os.waitpid(in_child(train), 0)
+    return (tmp_path / "ending").read_text()
+
+
+def test_the_loss_curve_is_the_recorded_one(note):
+    """200 steps; ``python tests/training/toy_run.py golden FILE`` records a new one."""
+    path = Path(__file__).parents[1] / "golden" / "loss_curve.json"
+    recorded = np.array(json.loads(path.read_text()))
+    found = np.array(toy_run.golden())
+    note("200-step loss curve: largest difference from the recorded one",
+         f"{np.abs(found - recorded).max():.1e}", "< 1e-9")  # fmt: skip
+    np.testing.assert_allclose(found, recorded, atol=1e-9)
+    assert found[-1, 1] < 0.7 * found[0, 1]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # few cores
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_change_no_loss(tmp_path, workers, note):
+    curves = []
+    for count in (0, workers):
+        toy_run.run(tmp_path / str(count), workers=count)
+        curves.append(state(tmp_path / str(count)))
+    note(
+        f"training with {workers} workers instead of none: same end", curves[0] == curves[1], "True"
+    )
+    assert curves[0] == curves[1]
+
+
+# --- many photos ---
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    deepmask = {"model": "deepmask", "backbone": "resnet18", "width": 8, "vector": 16}
+    model = build(deepmask | {"bottleneck_channels": 8, "score_channels": 16})
+    path = tmp_path_factory.mktemp("weights") / "thin.safetensors"
+    save(model, path)
+    return path
+
+
+def test_a_folder_run_killed_at_random_instants_ends_like_a_calm_one(tmp_path, weights, size, note):
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        pixels = rng.integers(0, 256, (48, 64, 3), np.uint8)
+        write_image(tmp_path / "photos" / f"{number}.png", pixels) if number else None
+        (tmp_path / "photos").mkdir(exist_ok=True)
+    command = [
+        *(sys.executable, "-c", "from sharpmask.cli.main import app; app()", "propose"),
+        *(str(tmp_path / "photos"), "--weights", str(weights), "--num-proposals", "5"),
+        *("--engine", "torch", "--output"),
+    ]
+
+    def files(folder):
+        return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    start = time.perf_counter()
+    subprocess.run([*command, str(tmp_path / "calm")], check=True, capture_output=True)
+    calm_s = time.perf_counter() - start
+    chance = random.Random(0)
+    kills, wanted = 0, size(30, 2)
+    ended = False
+    while not ended:
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if kills < wanted:
+            time.sleep(chance.uniform(0.3, 1) * calm_s)
+            process.kill()
+            kills += 1
+        ended = process.wait() == 0
+    same = files(tmp_path / "out") == files(tmp_path / "calm")
+    note(f"folder run killed at {kills} random instants: files as after a calm run", same, "True")
+    assert same
+
+
+def test_memory_stays_flat_over_many_photos(tmp_path, weights, size, note):
+    count = size(20_000, 300)
+    proposer = sharpmask.Proposer(
+        sharpmask.load(weights), num_proposals=5, num_candidates=5, scales=[-1], device="cpu"
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    write_image(tmp_path / "photo.png", pixels)
+    paths = [tmp_path / f"{number}.png" for number in range(count)]
+    for path in paths:
+        path.hardlink_to(tmp_path / "photo.png")
+    resident = []
+
+    def found_in(photo):
+        if photo[1] % (count // 10) == 0:
+            resident.append(resident_mb())
+        return proposer(photo[0]).to_coco(photo[1])
+
+    write_records(paths, found_in, tmp_path / "found.json", settings={}, streams=1)
+    # The first tenth fills caches.
+    growth = max(resident[2:]) - resident[1]
+    note(f"memory growth over {count} photos, MB", f"{growth:.1f}", "< 20")
+    assert growth < 20
+    assert len(json.loads((tmp_path / "found.json").read_text())) == 5 * count
+
+
+def resident_mb():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,209 @@
+"""Files from strangers, and what the package itself is made of."""
+
+import ast
+import importlib.metadata
+import io
+import json
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sharpmask
+from sharpmask.detection.detector_files import load_classifier
+from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.torch7_format import read_torch7
+from sharpmask.models.weights import load_backbone
+
+SOURCE = Path(sharpmask.__file__).parent
+
+
+class Canary:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def hostile_files(folder):
+    """Name -> content of files that want to be executed, or lie about themselves."""
+    canary = folder / "canary"
+    pickled = pickle.dumps({"a": Canary(canary)})
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/version", "3\n")
+        file.writestr("archive/byteorder", "little")
+
+    def tensors(header, data=b"", length=None):
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+    def entry(shape, offsets, dtype="F32"):
+        return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+    return {
+        "pickle.pth": pickled,
+        "pickle.safetensors": pickled,
+        "pickle.t7": pickled,
+        "zip.pth": archive.getvalue(),
+        "zip.safetensors": archive.getvalue(),
+        "empty.safetensors": b"",
+        "short.safetensors": b"\x05",
+        "endless.safetensors": tensors({}, length=2**63),
+        "longer-than-the-file.safetensors": tensors({"a": entry([10**12], [0, 4 * 10**12])}),
+        "overlapping.safetensors": tensors(
+            {"a": entry([1], [0, 4]), "b": entry([1], [2, 6])}, bytes(6)
+        ),
+        "wrong-size.safetensors": tensors({"a": entry([3], [0, 4])}, bytes(4)),
+        "negative.safetensors": tensors({"a": entry([-1], [0, 4])}, bytes(4)),
+        "unknown-type.safetensors": tensors({"a": entry([1], [0, 4], "OBJ")}, bytes(4)),
+        "no-json.safetensors": tensors(b"{]"),
+        "deep.safetensors": tensors(b"[" * 100_000),
+        "endless.t7": struct.pack("<iii", 4, 1, 3) + struct.pack("<i", 2**31 - 1),
+        "function.t7": struct.pack("<iii", 6, 1, 4) + b"\x1bLua",
+        "tensor.t7": struct.pack("<ii", 4, 1) + struct.pack("<i", 3) + b"V 1" + bytes(40),
+    }
+
+
+def test_nothing_is_executed_and_everything_refused(tmp_path, note):
+    files = hostile_files(tmp_path)
+    refused = 0
+    for name, content in files.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        readers = {
+            ".t7": [read_torch7],
+            ".pth": [lambda p: load_backbone(BACKBONES["resnet18"](), p), sharpmask.load],
+            ".safetensors": [sharpmask.load, load_classifier],
+        }[path.suffix]
+        for read in readers:
+            with pytest.raises(ValueError, match=re.escape(name)):
+                read(path)
+            refused += 1
+    executed = (tmp_path / "canary").exists()
+    note(f"hostile weights: refused of {len(files)} files, {refused} readings", refused, "all")
+    note("hostile weights: anything executed", executed, "False")
+    assert not executed
+    pickle.loads((tmp_path / "pickle.pth").read_bytes())
+    assert (tmp_path / "canary").exists()  # so would it have been
+
+
+BANNED_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
+
+
+def violations(text):
+    """Where a source file unpickles, evaluates, or loads what may execute code."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name.partition(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [(node.module or "").partition(".")[0]]
+        found += [name for name in names if name in BANNED_MODULES]
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if called in {"eval", "exec", "compile", "__import__", "os.system"}:
+                found.append(called)
+            if called == "torch.load" and given.get("weights_only") != "True":
+                found.append("torch.load without weights_only=True")
+            if given.get("shell") == "True" or given.get("allow_pickle") == "True":
+                found.append(f"{called} with {given}")
+            if called in {"yaml.load", "yaml.unsafe_load", "torch.hub.load"}:
+                found.append(called)
+    return found
+
+
+def test_the_source_unpickles_and_evaluates_nothing(note):
+    bad = {
+        str(path.relative_to(SOURCE)): found
+        for path in SOURCE.rglob("*.py")
+        if (found := violations(path.read_text()))
+    }
+    note("source files that unpickle, evaluate or load unsafely", len(bad), "0")
+    assert not bad
+    assert violations("import pickle\ntorch.load(x)\neval('1')\nnp.load(f, allow_pickle=True)")
+
+
+# --- what the package stands on ---
+
+PERMISSIVE = re.compile(
+    r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|MPL|Mozilla Public|Zlib|CC0|Unlicense|"
+    r"Public Domain|0BSD",
+    re.IGNORECASE,
+)
+"""MPL asks only that changes of its own files be shared: tqdm and certifi have it."""
+COPYLEFT = re.compile(r"\bA?GPL|General Public|\bLGPL", re.IGNORECASE)
+
+
+def requirements(name, seen):
+    """The distributions that an installation with all extras brings."""
+    if name in seen:
+        return
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return  # for another platform
+    seen[name] = distribution
+    for requirement in distribution.requires or ():
+        if "extra ==" not in requirement or name == "sharpmask":
+            required = re.match(r"[\w.-]+", requirement)[0]
+            requirements(re.sub(r"[-_.]+", "-", required).lower(), seen)
+
+
+def licence(distribution):
+    data = distribution.metadata
+    classifiers = [c for c in data.get_all("Classifier") or () if c.startswith("License ::")]
+    stated = [data.get("License-Expression"), *classifiers, (data.get("License") or "")[:200]]
+    return "; ".join(text for text in stated if text)
+
+
+def test_licences_are_permissive(note):
+    seen = {}
+    requirements("sharpmask", seen)
+    licences = {name: licence(distribution) for name, distribution in sorted(seen.items())}
+    strange = {n: text for n, text in licences.items() if not PERMISSIVE.search(text)}
+    copyleft = {
+        n: text for n, text in licences.items() if COPYLEFT.search(text) and n not in strange
+    }
+    note(f"dependencies with no permissive licence, of {len(seen)}", len(strange), "0")
+    assert len(seen) > 20
+    assert not strange
+    # Dual licences offer a permissive one too.
+    assert all(PERMISSIVE.search(COPYLEFT.sub("", text)) for text in copyleft.values())
+
+
+def test_importing_is_quick_and_asks_no_network(tmp_path, note):
+    program = """
+import socket, sys, time
+def refuse(*arguments, **options):
+    raise OSError("no network here")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+start = time.perf_counter()
+import sharpmask
+seconds = time.perf_counter() - start
+assert "torch" not in sys.modules
+proposals = sharpmask.Proposer(sharpmask.load_engine("sharpmask-mobilenetv2"), num_proposals=5)
+photo = sharpmask.__path__[0] + "/assets/coffee.jpg"
+print(seconds, len(proposals(photo)))
+"""
+    times = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        seconds, count = done.stdout.split()
+        assert count == "5"
+        times.append(float(seconds))
+    note("import sharpmask, s", f"{min(times):.2f}", "< 1.5")
+    note("proposals without network", "found", "found")
