@@ -55,8 +55,10 @@ from sharpmask.training.recipes import fast_rcnn
 
 NAME = "sharpmask-mobilenetv2"
 MIN_OBJECTS = 50
-TRAINED_WITH = 200
-COUNTS = (10, 30, 100, 300)
+FOUND = 300
+"""Proposals of a photo that are computed and kept."""
+TRAINED_WITH = 100
+COUNTS = (10, 30, 100, 200)
 
 
 def main() -> None:
@@ -110,14 +112,13 @@ def kept(file: Path, compute: Callable[[], Any]) -> Any:
 
 def source_of(method: str, work: Path, split: str, images: Sequence[CocoImage]) -> RegionSource:
     """The proposals of a method."""
-    most = max(COUNTS)
     if method == "selective search":
         file = work / f"selective_search_{split}.json"
         kept(file, lambda: selective_search(images))
-        return FileRegions(file, most, images)
+        return FileRegions(file, FOUND, images)
     engine = load_engine(NAME, streams=streams_for(len(images)))
-    proposer = Proposer(engine, num_proposals=most)
-    return CachedRegions(work / "proposals", resolve(NAME), proposer, {"num_proposals": most})
+    proposer = Proposer(engine, num_proposals=FOUND)
+    return CachedRegions(work / "proposals", resolve(NAME), proposer, {"num_proposals": FOUND})
 
 
 def regions(images: Sequence[CocoImage], source: RegionSource) -> Photos:
@@ -130,7 +131,10 @@ def regions(images: Sequence[CocoImage], source: RegionSource) -> Photos:
 def best(photos: Photos, count: int) -> Photos:
     """Photos with the first of their regions."""
     return [
-        (image, Regions(found.boxes[:count], found.rles and found.rles[:count]))
+        (
+            image,
+            Regions(found.boxes[:count], found.rles and found.rles[:count], found.scores[:count]),
+        )
         for image, found in photos
     ]
 
@@ -153,7 +157,7 @@ def search(image: CocoImage) -> list[dict[str, Any]]:
     segmentation.switchToSelectiveSearchFast()
     return [
         {"image_id": image.id, "category_id": 1, "bbox": box, "score": -float(rank)}
-        for rank, box in enumerate(np.asarray(segmentation.process())[: max(COUNTS)].tolist())
+        for rank, box in enumerate(np.asarray(segmentation.process())[:FOUND].tolist())
     ]
 
 

@@ -22,9 +22,10 @@ class Fixed:
         return self.scores, moved
 
 
-def regions(*boxes, masks=True):
+def regions(*boxes, masks=True, scores=None):
     rles = tuple(rectangle(*box) for box in boxes) if masks else None
-    return Regions(np.array(boxes, float).reshape(-1, 4), rles)
+    found = np.ones(len(boxes)) if scores is None else np.array(scores)
+    return Regions(np.array(boxes, float).reshape(-1, 4), rles, found)
 
 
 WHERE = regions((0, 0, 10, 10), (1, 0, 11, 10), (20, 20, 40, 35))
@@ -44,6 +45,13 @@ def test_each_category_drops_its_own_repeats():
         "score": 0.7,
         "segmentation": WHERE.rles[1],
     }
+
+
+def test_a_doubtful_proposal_makes_a_doubtful_detection():
+    where = regions((0, 0, 10, 10), (20, 20, 40, 35), scores=[0.25, 1])
+    found = Detector(Fixed([[0.9, 0], [0, 0.6]]))(PHOTO, where)
+    assert found.names == ["dog", "cat"]
+    np.testing.assert_allclose(found.scores, [0.6, 0.45])
 
 
 def test_repeats_stay_where_nothing_is_suppressed():

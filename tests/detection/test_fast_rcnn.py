@@ -170,7 +170,7 @@ def toy_data(coco_folder, jitter=0.0):
         near = np.repeat(image.boxes, 6, 0) + rng.normal(0, 3, (6 * len(image.boxes), 4))
         corners = rng.uniform(0, 60, (20, 2))
         boxes = np.vstack([near, np.hstack([corners, corners + rng.uniform(10, 40, (20, 2))])])
-        regions.append(Regions(boxes, None))
+        regions.append(Regions(boxes, None, np.ones(len(boxes))))
     numbers = {
         k: CATEGORIES.index(Category(data.category_ids[k], data.categories[k])) for k in range(3)
     }

@@ -50,6 +50,7 @@ def test_the_best_come_first_with_their_masks():
     found = Regions.from_records(records, SIZE, 10)
     assert found.boxes.tolist() == [[3, 3, 7, 30], [1, 2, 9, 10]]  # tight, and none empty
     assert found.rles == (records[1]["segmentation"], records[0]["segmentation"])
+    assert found.scores.tolist() == [0.9, 0.2]
     assert len(Regions.from_records(records, SIZE, 1)) == 1
     assert len(Regions.from_records([], SIZE, 1)) == 0
 
@@ -97,6 +98,7 @@ def test_a_file_of_proposals(tmp_path):
     images = [photo([], [], id=k) for k in (1, 2, 3)]
     source = FileRegions(path, 2, images)
     assert source(images[0]).boxes.tolist() == [[0, 0, 5, 9], [0, 0, 5, 7]]
+    assert source(images[0]).scores.tolist() == [1, 1]  # 9 and 7 are no probabilities
     assert len(source(images[1])) == 0
     with pytest.raises(ValueError, match=r"found\.json: image 3: proposal 0 .*outside"):
         source(images[2])

@@ -94,7 +94,7 @@ class Detections:
             records.append(record)
         return records
 
-    def plot(self, min_score: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
+    def plot(self, min_score: float = 0.3) -> UInt8[np.ndarray, "h w 3"]:
         """The objects with at least ``min_score`` drawn on the photo, with their names.
 
         Where there are no masks their boxes are drawn.
@@ -115,6 +115,9 @@ class Detections:
 
 class Detector:
     """Finds and names objects in photos.
+
+    A detection's score is the class score times the root of the proposal's: a part of an object
+    often looks as much like its class as the whole.
 
     Args:
         classifier: An R-CNN or Fast R-CNN.
@@ -158,8 +161,10 @@ class Detector:
             if self.proposer is None:
                 raise ValueError("regions: give a Detector a proposer, or each photo its regions")
             proposals = self.proposer(pixels)
-            regions = Regions(proposals.boxes, tuple(proposals.rles()))
+            regions = Regions(proposals.boxes, tuple(proposals.rles()), proposals.scores)
         scores, boxes = self.classifier.classify(pixels, regions.boxes)
+        # Deviation: detection-score
+        scores = scores * np.sqrt(regions.scores)[:, None]
         found = [
             (index, label)
             for label in range(scores.shape[1])

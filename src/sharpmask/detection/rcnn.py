@@ -31,6 +31,8 @@ SVM_C = 1e-3
 POSITIVE_WEIGHT = 2.0
 NEGATIVE_IOU = 0.3
 """A region that overlaps every object of a category less is a negative of it (section 2.3)."""
+POSITIVE_IOU = 0.6
+"""A proposal that overlaps an object so much is a positive like the object itself."""
 REGRESSION_IOU = 0.6
 """Regions that overlap an object so much teach how to move its box (appendix C)."""
 REGRESSION_PENALTY = 1000.0
@@ -245,7 +247,9 @@ def fit_svm(
     """
     from sklearn.svm import LinearSVC
 
-    positives = examples.vectors[examples.objects == number].astype(np.float32) * scale
+    # Deviation: svm-positives
+    positive = shown(examples, number, POSITIVE_IOU) | (examples.objects == number)
+    positives = examples.vectors[positive].astype(np.float32) * scale
     negative = (examples.overlaps[:, number] < NEGATIVE_IOU) & ~examples.unsure
     pool = np.flatnonzero(negative)
     if not len(pool):
@@ -265,6 +269,12 @@ def fit_svm(
     return weights
 
 
+def shown(examples: Examples, number: int, overlap: float) -> Bool[np.ndarray, " n"]:
+    """Proposals that overlap an object of the category so much, and none of another more."""
+    best: Bool[np.ndarray, " n"] = examples.overlaps.argmax(axis=1) == number
+    return best & (examples.overlaps[:, number] >= overlap) & (examples.objects < 0)
+
+
 def margins_of(
     examples: Examples, rows: Int[np.ndarray, " m"], weights: Float[np.ndarray, " c"], scale: float
 ) -> Float[np.ndarray, " m"]:
@@ -279,8 +289,7 @@ def fit_boxes(examples: Examples, number: int, scale: float) -> Float[np.ndarray
     from sklearn.linear_model import Ridge
 
     channels = examples.vectors.shape[1]
-    best = examples.overlaps.argmax(axis=1) == number
-    near = best & (examples.overlaps[:, number] >= REGRESSION_IOU) & (examples.objects < 0)
+    near = shown(examples, number, REGRESSION_IOU)
     if not near.any():
         return np.zeros((4, channels + 1), np.float32)
     regression = Ridge(alpha=REGRESSION_PENALTY)

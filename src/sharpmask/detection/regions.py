@@ -26,10 +26,12 @@ class Regions:
     Attributes:
         boxes: xyxy, pixels.
         rles: Their masks; None where only boxes are known.
+        scores: How likely each shows a whole object, 0 to 1; ones where a method does not say.
     """
 
     boxes: Float[np.ndarray, "n 4"]
     rles: tuple[Rle, ...] | None
+    scores: Float[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -56,7 +58,11 @@ class Regions:
             raise ValueError("some proposals have a mask and some have none")
         array = np.array(boxes, float).reshape(-1, 4)
         solid = np.flatnonzero((array[:, 2:] > array[:, :2]).all(axis=1))
-        return cls(array[solid], tuple(rles[k] for k in solid) if rles else None)
+        scores = np.array([record["score"] for record in best], float)
+        if not ((scores >= 0) & (scores <= 1)).all():
+            scores = np.ones(len(best))  # a rank, perhaps: no probability
+        kept = tuple(rles[k] for k in solid) if rles else None
+        return cls(array[solid], kept, scores[solid])
 
 
 def _box(
