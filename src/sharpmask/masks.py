@@ -123,12 +123,36 @@ def rle_areas(rles: Sequence[Rle]) -> np.ndarray[tuple[int], np.dtype[np.int64]]
     return np.asarray(hotcoco.mask.area([dict(rle) for rle in rles]), np.int64).reshape(-1)
 
 
-def rle_iou(first: Sequence[Rle], second: Sequence[Rle]) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of every pair."""
-    if not first or not second:
-        return np.zeros((len(first), len(second)))
-    rles = [dict(rle) for rle in first], [dict(rle) for rle in second]
-    return hotcoco.mask.iou(*rles, [False] * len(second))
+def rle_iou(
+    first: Sequence[Rle], second: Sequence[Rle], at_least: float = 0.0
+) -> Float[np.ndarray, "n m"]:
+    """Intersection over union of every pair; where it does not reach ``at_least`` it may read 0.
+
+    Tight boxes and areas bound the intersection from above, so most pairs need no pixel work.
+
+    Raises:
+        ValueError: The counts of a mask are malformed or do not fit its size.
+    """
+    areas, other_areas = rle_areas(first), rle_areas(second)
+    boxes, other_boxes = rle_boxes(first), rle_boxes(second)
+    width, height = (
+        np.minimum.outer(boxes[:, 2 + axis], other_boxes[:, 2 + axis])
+        - np.maximum.outer(boxes[:, axis], other_boxes[:, axis])
+        for axis in (0, 1)
+    )
+    intersection = np.minimum(
+        width.clip(min=0) * height.clip(min=0), np.minimum.outer(areas, other_areas)
+    )
+    # intersection / (areas - intersection) >= at_least, without the division
+    sums = np.add.outer(areas, other_areas)
+    possible = (intersection > 0) & ((1 + at_least) * intersection >= at_least * sums)
+    iou = np.zeros(possible.shape)
+    for column, rle in enumerate(second):
+        rows = np.flatnonzero(possible[:, column]).tolist()
+        if rows:
+            pairs = [dict(first[row]) for row in rows], [dict(rle)]
+            iou[rows, column] = hotcoco.mask.iou(*pairs, [False])[:, 0]
+    return iou
 
 
 def segmentation_to_rle(segmentation: object, image_size: tuple[int, int]) -> Rle:

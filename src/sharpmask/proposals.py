@@ -131,8 +131,8 @@ class Proposals:
         rles: dict[int, Rle] = {}
         for start in range(0, len(self), SUPPRESSION_CHUNK):
             part = self[start : start + SUPPRESSION_CHUNK]
-            alike = masks.rle_iou(part._rles, part._rles) > threshold
-            overlaps = masks.rle_iou(part._rles, [rles[index] for index in distinct])
+            alike = masks.rle_iou(part._rles, part._rles, threshold) > threshold
+            overlaps = masks.rle_iou(part._rles, [rles[index] for index in distinct], threshold)
             repeated = np.any(overlaps > threshold, axis=1)
             for index in np.flatnonzero(part.areas).tolist():
                 rles[start + index] = part._rles[index]

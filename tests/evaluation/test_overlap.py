@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from sharpmask.evaluation.overlap import boundary_iou, box_iou, mask_iou
+from sharpmask.evaluation.overlap import boundary_iou, box_iou
+from sharpmask.masks import rle_iou
 
 
 def random_mask(rng, height, width):
@@ -54,20 +55,22 @@ def test_box_iou_of_no_boxes():
 
 
 @settings(max_examples=50)
-@given(st.integers(0, 2**32 - 1))
-def test_mask_iou_equals_pycocotools_from_one_half(seed):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 0.3, 0.5, 0.7]))
+def test_mask_iou_equals_pycocotools_from_a_bound_on(seed, bound):
     rng = np.random.default_rng(seed)
     masks = [encode(random_mask(rng, 7, 9)) for _ in range(14)]
     first, second = masks[:10], masks[6:]
     expected = coco_mask.iou(first, second, [0] * len(second))
-    iou = mask_iou(first, second)
-    assert np.array_equal(np.where(iou >= 0.5, iou, 0), np.where(expected >= 0.5, expected, 0))
+    iou = rle_iou(first, second, bound)
+    high = expected >= bound
+    assert np.array_equal(iou[high], expected[high])
+    assert (iou[~high] < bound).all() if bound else True
 
 
 def test_mask_iou_of_exactly_one_half_is_kept():
     one, two = np.zeros((2, 4, 4), np.uint8)
     one[:, :1], two[:, :2] = 1, 1
-    assert mask_iou([encode(one)], [encode(two)]).tolist() == [[0.5]]
+    assert rle_iou([encode(one)], [encode(two)], 0.5).tolist() == [[0.5]]
 
 
 @pytest.mark.parametrize("size", [(20, 30), (50, 60), (81, 12)])

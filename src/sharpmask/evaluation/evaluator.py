@@ -12,9 +12,11 @@ from jaxtyping import Float
 
 from sharpmask.evaluation.average_recall import MAX_PROPOSALS, AverageRecall, RecallSummary
 from sharpmask.evaluation.coco_files import GroundTruth, Record, ResultsFile
-from sharpmask.evaluation.overlap import boundary_iou, box_iou, mask_iou
-from sharpmask.masks import Rle, rle_areas, rle_boxes, segmentation_to_rle
+from sharpmask.evaluation.overlap import boundary_iou, box_iou
+from sharpmask.masks import Rle, rle_areas, rle_boxes, rle_iou, segmentation_to_rle
 
+MIN_IOU = 0.5
+"""Recall looks at no smaller overlap."""
 BOUNDARY_PROPOSALS = 100
 """Boundary quality looks at this many proposals per image."""
 
@@ -110,7 +112,7 @@ class ProposalEvaluator:
             rles = _rles(ranked, names, size)
             object_rles = _rles(objects, object_names, size)
             with _blaming([*rles, *object_rles], names + object_names):
-                by_mask = mask_iou(rles, object_rles)
+                by_mask = rle_iou(rles, object_rles, MIN_IOU)
             self._masks.add(by_mask, areas)
             if self._with_boundary and len(rles):
                 self._add_boundaries(by_mask[:BOUNDARY_PROPOSALS], rles, object_rles)

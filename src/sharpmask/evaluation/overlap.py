@@ -1,15 +1,14 @@
-"""How much two regions overlap: box IoU, mask IoU and boundary IoU.
+"""How much two regions overlap: box IoU and boundary IoU; mask IoU is ``masks.rle_iou``.
 
 The numbers equal those of pycocotools bit for bit, because matching compares them with thresholds.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sharpmask.masks import Rle, decode, rle_areas, rle_boxes, rle_iou
+from sharpmask.masks import Rle, decode, rle_boxes
 
 BOUNDARY_RATIO = 0.02
 """Width of a mask's boundary as a share of the image's diagonal (Cheng et al. 2021, section 4)."""
@@ -25,29 +24,6 @@ def box_iou(
     union = areas - intersection
     iou: Float[np.ndarray, "n m"] = np.zeros_like(union)
     np.divide(intersection, union, out=iou, where=intersection > 0)
-    return iou
-
-
-def mask_iou(first: Sequence[Rle], second: Sequence[Rle]) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of every pair of masks that reaches 1/2; smaller values may read 0.
-
-    Tight boxes and areas bound the intersection from above, so most pairs need no pixel work.
-
-    Raises:
-        ValueError: The counts of a mask are malformed or do not fit its size.
-    """
-    areas, other_areas = rle_areas(first), rle_areas(second)
-    boxes, other_boxes = rle_boxes(first), rle_boxes(second)
-    intersection = np.minimum(
-        _box_intersection(boxes[:, :2], boxes[:, 2:], other_boxes[:, :2], other_boxes[:, 2:]),
-        np.minimum.outer(areas, other_areas),
-    )
-    # intersection / (areas - intersection) >= 1/2, without the division
-    possible = 3 * intersection >= np.add.outer(areas, other_areas)
-    iou = np.zeros(possible.shape)
-    for column, rle in enumerate(second):
-        rows = np.flatnonzero(possible[:, column])
-        iou[rows, column] = rle_iou([first[row] for row in rows.tolist()], [rle])[:, 0]
     return iou
 
 
