@@ -153,7 +153,14 @@ def examine_coco(
 
 
 def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
-    """The data set without photos that are missing, damaged or of another size, and what ails them.
+    """The data set without photos that cannot be used, and what ails them."""
+    problems = photo_problems(dataset)
+    sound = tuple(image for image, bad in zip(dataset.images, problems, strict=True) if not bad)
+    return replace(dataset, images=sound), [bad for bad in problems if bad]
+
+
+def photo_problems(dataset: CocoDataset) -> list[str]:
+    """For each photo whether it is missing, damaged or of another size; empty if it is sound.
 
     Every photo is decoded: a header does not tell that the rest of the file is missing.
     """
@@ -165,10 +172,8 @@ def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
             return str(error)
         return ""
 
-    with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(problem, dataset.images))
-    sound = tuple(image for image, bad in zip(dataset.images, problems, strict=True) if not bad)
-    return replace(dataset, images=sound), [bad for bad in problems if bad]
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(problem, dataset.images))
 
 
 def _load_file(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ class CachedRegions:
         else:
             records = self.proposer(image.path).to_coco(0)
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{image.id}.part")
+            part = file.with_suffix(f".{secrets.token_hex(4)}.part")
             part.write_text(json.dumps(records))
             part.replace(file)
         return Regions.from_records(records, image.size, self.proposer.num_proposals)

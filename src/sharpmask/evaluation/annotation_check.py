@@ -6,14 +6,13 @@ they are refused and skipped here exactly as there.
 
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from sharpmask.data.coco import CocoDataset, annotation_name, examine_coco
+from sharpmask.data.coco import annotation_name, examine_coco, photo_problems
 from sharpmask.evaluation.coco_files import examine_ground_truth
 from sharpmask.evaluation.evaluator import annotation_problem, image_problem
 from sharpmask.masks import rle_areas, rle_boxes, segmentation_to_rle
@@ -73,7 +72,11 @@ def check_annotations(path: Path, images: Path | None = None) -> list[Finding]:
             if bad:
                 _add(findings, Finding(annotation_name(annotation), bad, "used", "refused"))
     found = list(findings.values()) + _oddities(content, findings)
-    return found + (_photos(dataset) if images else [])
+    if images:
+        problems = zip(dataset.images, photo_problems(dataset), strict=True)
+        # Evaluation counts the objects of an unreadable photo as missed.
+        found += [Finding(f"image {i.id}", bad, "skipped", "used") for i, bad in problems if bad]
+    return found
 
 
 def _add(findings: dict[str, Finding], new: Finding) -> None:
@@ -159,23 +162,3 @@ def _disagreements(annotation: dict[str, Any], sizes: dict[Any, tuple[int, int]]
     if not annotation.get("iscrowd") and abs(area - true_area) > slack:
         problems.append(f"area is {area:g}, that of the mask {true_area}")
     return problems
-
-
-def _photos(dataset: CocoDataset) -> list[Finding]:
-    """Photos that cannot be read, or are of another size."""
-
-    def problem(image: Any) -> str:
-        try:
-            image.read()
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor() as threads:
-        problems = threads.map(problem, dataset.images)
-    return [
-        # Evaluation counts the objects of an unreadable photo as missed.
-        Finding(f"image {image.id}", bad, "skipped", "used")
-        for image, bad in zip(dataset.images, problems, strict=True)
-        if bad
-    ]
