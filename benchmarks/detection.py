@@ -1,4 +1,4 @@
-"""Detection with R-CNN and Fast R-CNN on SharpMask's proposals and on selective search's.
+"""Detection with R-CNN on SharpMask's proposals and on selective search's, Fast R-CNN on ours.
 
 Trains on completely labelled photos for the categories with at least 50 objects there, and measures
 COCO AP against the number of proposals. Selective search needs opencv-contrib-python-headless.
@@ -10,7 +10,6 @@ Finished parts lie in --work and are not repeated.
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -58,6 +57,7 @@ MIN_OBJECTS = 50
 FOUND = 300
 """Proposals of a photo that are computed and kept."""
 TRAINED_WITH = 100
+KINDS = {"SharpMask": ("R-CNN", "Fast R-CNN"), "selective search": ("R-CNN",)}
 COUNTS = (10, 30, 100, 200)
 
 
@@ -69,20 +69,17 @@ def main() -> None:
     data = complete_photos(load_coco(arguments.train, arguments.images))
     validation = load_coco(arguments.val, arguments.images)
     numbers = frequent_categories(data, MIN_OBJECTS)
-    seconds: dict[str, float] = {}
     figures: dict[str, dict[str, dict[str, float]]] = {}
-    for method in ("SharpMask", "selective search"):
+    for method in KINDS:
         learned, measured_on = (
             regions(of.images, source_of(method, arguments.work, split, of.images))
             for split, of in (("train", data), ("val", validation))
         )
         photos = best(learned, TRAINED_WITH)
-        for kind in ("R-CNN", "Fast R-CNN"):
+        for kind in KINDS[method]:
             output = arguments.work / f"{kind} {method}".replace(" ", "_").lower()
             if not (output / "model.safetensors").exists():
-                start = time.perf_counter()
                 train(kind, photos, data, numbers, arguments.init, output)
-                seconds[f"{kind}, {method}"] = time.perf_counter() - start
             detector = Detector(load_classifier(output))
             for count in COUNTS:
                 measure = detection_figures(arguments.val, best(measured_on, count))
@@ -96,7 +93,6 @@ def main() -> None:
             "categories": [data.categories[k] for k in numbers],
             "photos": len(data.images),
             "proposals_in_training": TRAINED_WITH,
-            "training_s": seconds,
             "figures": figures,
         },
     )

@@ -65,10 +65,9 @@ def detection() -> str:
             rows.append([method, count, *cells])
     header = ["detector, proposals", "number", "box AP", "AP50", "mask AP", "AP50"]
     names = ", ".join(content["categories"])
-    minutes = ", ".join(f"{m} {s / 60:.0f} min" for m, s in content["training_s"].items())
     return (
         f"{content['photos']} training photos; categories with at least 50 objects in them: "
-        f"{names}. Training, proposals not counted: {minutes}.\n\n{table(header, rows)}"
+        f"{names}.\n\n{table(header, rows)}"
     )
 
 
