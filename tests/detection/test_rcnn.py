@@ -5,8 +5,9 @@ from PIL import Image
 from sklearn.svm import LinearSVC
 from test_regions import photo
 
-from sharpmask.detection import rcnn
+from sharpmask.detection import detector_training, rcnn
 from sharpmask.detection.detector import Category
+from sharpmask.detection.detector_training import fit_rcnn
 from sharpmask.detection.rcnn import (
     CONTEXT,
     RCNN,
@@ -148,6 +149,12 @@ def test_a_category_without_objects_is_named():
     data.unsure[:] = True
     with pytest.raises(ValueError, match="no region is background"):
         train_rcnn(None, data, categories)
+
+
+def test_a_missing_library_is_named_before_anything_is_described(monkeypatch, tmp_path):
+    monkeypatch.setattr(detector_training, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"scikit-learn .* pip install 'sharpmask\[rcnn\]'"):
+        fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, track=None)
 
 
 class ColourNet:

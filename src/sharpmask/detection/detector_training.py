@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,12 @@ def fit_rcnn(
 
     Returns:
         The file.
+
+    Raises:
+        ValueError: scikit-learn is not installed, or there is nothing to learn from.
     """
+    if not find_spec("sklearn"):
+        raise ValueError("R-CNN needs scikit-learn to be trained; pip install 'sharpmask[rcnn]'")
     examples = collect(net, track(photos, "describing regions"), numbers)
     categories = chosen_categories(data, numbers)
     described = len(examples.vectors)
