@@ -29,7 +29,7 @@ def detect(
     ] = None,
     min_score: Annotated[float, typer.Option(help="Detections below are left out.")] = 0.05,
     overlay: Annotated[bool, typer.Option(help="Draw the objects on the photo.")] = True,
-    overlay_score: Annotated[float, typer.Option(help="Objects drawn score as much.")] = 0.3,
+    overlay_score: Annotated[float, typer.Option(help="Objects drawn score as much.")] = 0.2,
     engine: Annotated[EngineName, typer.Option(help="What runs the proposer.")] = "auto",
     device: Annotated[str, typer.Option(help="Of the proposer: auto, cpu or cuda.")] = "auto",
 ) -> None:

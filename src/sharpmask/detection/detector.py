@@ -94,7 +94,7 @@ class Detections:
             records.append(record)
         return records
 
-    def plot(self, min_score: float = 0.3) -> UInt8[np.ndarray, "h w 3"]:
+    def plot(self, min_score: float = 0.2) -> UInt8[np.ndarray, "h w 3"]:
         """The objects with at least ``min_score`` drawn on the photo, with their names.
 
         Where there are no masks their boxes are drawn.
