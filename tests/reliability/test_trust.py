@@ -184,7 +184,7 @@ def test_licences_are_permissive(note):
     assert all(PERMISSIVE.search(COPYLEFT.sub("", text)) for text in copyleft.values())
 
 
-def test_importing_is_quick_and_asks_no_network(tmp_path, note):
+def test_importing_is_quick_and_asks_no_network(size, note):
     program = """
 import socket, sys, time
 def refuse(*arguments, **options):
@@ -199,7 +199,7 @@ photo = sharpmask.__path__[0] + "/assets/coffee.jpg"
 print(seconds, len(proposals(photo)))
 """
     times = []
-    for _ in range(3):
+    for _ in range(size(3, 1)):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         seconds, count = done.stdout.split()
