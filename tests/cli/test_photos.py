@@ -82,7 +82,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_a_calm_one(folder, strea
     assert len(names) <= 12 + 4 * 2 * streams
 
 
-@pytest.mark.parametrize("cut", (1, 9, 40))
+@pytest.mark.parametrize("cut", [1, 9, 40])
 def test_a_line_that_was_cut_off_is_written_again(folder, cut):
     run(folder, 1, 9)
     journal = folder / "out" / ".found.json.journal"
