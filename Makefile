@@ -12,7 +12,7 @@ demo: .venv/package.stamp
 test: .venv/dev.stamp
 	$(BIN)/pytest
 
-# The long measurements, about half an hour, and one table of them.
+# The long measurements, some minutes, and one table of them.
 reliability: .venv/dev.stamp
 	RELIABILITY=full $(BIN)/pytest -n 0 tests/reliability
 
