@@ -24,7 +24,6 @@ from PIL import Image
 from rich.progress import track
 
 from machine import store
-from sharpmask.cli.train import detection_figures
 from sharpmask.data.coco import CocoDataset, CocoImage, load_coco
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.detector_files import load_classifier
@@ -32,6 +31,7 @@ from sharpmask.detection.detector_training import (
     Photos,
     chosen_categories,
     complete_photos,
+    detection_figures,
     fit_fast_rcnn,
     fit_rcnn,
 )

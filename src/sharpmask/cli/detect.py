@@ -1,17 +1,17 @@
 """``sharpmask detect``: named objects in photos."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
 from sharpmask.cli.console import clear_errors
-from sharpmask.cli.photos import overlay_paths, settings_of, write_records
+from sharpmask.cli.photos import overlay_paths, records_by, settings_of, write_records
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.detector_files import load_classifier
 from sharpmask.export.runtimes import EngineName, load_engine
-from sharpmask.images import list_images, write_image
+from sharpmask.images import list_images
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.streams import streams_for
 
@@ -58,13 +58,7 @@ def detect(
         settings = settings_of(context, detector, source)
         pictures = overlay_paths(paths, output) if overlay else {}
 
-        def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
-            path, image_id = photo
-            detections = find(path)
-            if overlay:
-                write_image(pictures[path], detections.plot(overlay_score))
-            return [{**record, "file_name": str(path)} for record in detections.to_coco(image_id)]
-
+        found_in = records_by(find, lambda found: found.plot(overlay_score), pictures)
         write_records(
             paths, found_in, output / "detections.json", settings=settings, streams=streams
         )

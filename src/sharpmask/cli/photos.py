@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import typer
+from jaxtyping import UInt8
 from rich.progress import track
 
 from sharpmask.cli.console import complain, err, out
-from sharpmask.images import ImageError
+from sharpmask.images import ImageError, write_image
 from sharpmask.inference.streams import map_ordered
 from sharpmask.models.sources import resolve
 
@@ -74,6 +76,40 @@ def write_records(
     if failed:
         complain(f"{failed} of {len(paths)} photos could not be read")
         raise typer.Exit(1)
+
+
+class Found(Protocol):
+    """What a command finds in a photo: proposals or detections."""
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO results."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Found)
+
+
+def records_by(
+    find: Callable[[Path], Kind],
+    draw: Callable[[Kind], UInt8[np.ndarray, "h w 3"]],
+    pictures: Mapping[Path, Path],
+) -> Callable[[tuple[Path, int]], list[dict[str, Any]]]:
+    """What ``write_records`` asks of each photo; the photo's picture, if it has one, is drawn too.
+
+    Args:
+        find: What looks at a photo.
+        draw: A picture of what was found.
+        pictures: Where the pictures go.
+    """
+
+    def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
+        path, image_id = photo
+        found = find(path)
+        if path in pictures:
+            write_image(pictures[path], draw(found))
+        return [{**record, "file_name": str(path)} for record in found.to_coco(image_id)]
+
+    return found_in
 
 
 class Journal(AbstractContextManager["Journal"]):

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, err
-from sharpmask.cli.photos import overlay_paths, settings_of, write_records
+from sharpmask.cli.photos import overlay_paths, records_by, settings_of, write_records
 from sharpmask.export.runtimes import EngineName, load_engine
-from sharpmask.images import list_images, write_image
+from sharpmask.images import list_images
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.streams import streams_for
 from sharpmask.inference.tiles import TiledProposer
@@ -84,13 +84,7 @@ def propose(
         settings = settings_of(context, weights)
         pictures = overlay_paths(paths, output) if overlay else {}
 
-        def found_in(photo: tuple[Path, int]) -> list[dict[str, Any]]:
-            path, image_id = photo
-            proposals = propose_in(path)
-            if overlay:
-                write_image(pictures[path], proposals.plot(overlay_masks))
-            return [{**record, "file_name": str(path)} for record in proposals.to_coco(image_id)]
-
+        found_in = records_by(propose_in, lambda found: found.plot(overlay_masks), pictures)
         write_records(
             paths, found_in, output / "proposals.json", settings=settings, streams=streams
         )

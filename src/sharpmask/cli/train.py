@@ -1,6 +1,6 @@
 """``sharpmask train``: both stages on COCO-format data of one's own."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from sharpmask.detection.detector_training import (
     Photos,
     chosen_categories,
     complete_photos,
+    detection_figures,
     fit_fast_rcnn,
     fit_rcnn,
 )
@@ -31,7 +32,6 @@ from sharpmask.detection.regions import (
     frequent_categories,
     regions_of_all,
 )
-from sharpmask.evaluation.average_precision import average_precision
 from sharpmask.export.runtimes import load_engine
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.streams import streams_for
@@ -234,26 +234,6 @@ def detector(
 def bar(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
     """A progress bar, where somebody looks."""
     return track(items, description, total, console=err, disable=not err.is_terminal)
-
-
-def detection_figures(annotations: Path, photos: Photos) -> Callable[[Detector], dict[str, float]]:
-    """A function that measures a detector on photos."""
-
-    def measure(detector: Detector) -> dict[str, float]:
-        names = [category.name for category in detector.classifier.categories]
-        records = [
-            record
-            for image, regions in photos
-            for record in detector(image.read(), regions).to_coco(image.id)
-        ]
-        figures = average_precision(annotations, records, categories=names)
-        return {
-            f"{kind}_{metric}": values[metric]
-            for kind, values in figures.items()
-            for metric in ("AP", "AP50")
-        }
-
-    return measure
 
 
 def choose_recipe(name: str, settings: list[str] | None) -> Recipe:

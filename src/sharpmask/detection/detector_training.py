@@ -16,6 +16,7 @@ from sharpmask.detection.fast_rcnn import FastRCNN, detection_loss
 from sharpmask.detection.rcnn import RegionNet, collect, train_rcnn
 from sharpmask.detection.region_batches import RegionDataset, collate_regions
 from sharpmask.detection.regions import Regions
+from sharpmask.evaluation.average_precision import average_precision
 from sharpmask.training.loop import fit
 from sharpmask.training.recipes import Recipe
 
@@ -38,6 +39,26 @@ def complete_photos(data: CocoDataset) -> CocoDataset:
 def chosen_categories(data: CocoDataset, numbers: Mapping[int, int]) -> list[Category]:
     """The detector's categories in its order."""
     return [Category(data.category_ids[k], data.categories[k]) for k in numbers]
+
+
+def detection_figures(annotations: Path, photos: Photos) -> Callable[[Detector], dict[str, float]]:
+    """A function that measures a detector on photos."""
+
+    def measure(detector: Detector) -> dict[str, float]:
+        names = [category.name for category in detector.classifier.categories]
+        records = [
+            record
+            for image, regions in photos
+            for record in detector(image.read(), regions).to_coco(image.id)
+        ]
+        figures = average_precision(annotations, records, categories=names)
+        return {
+            f"{kind}_{metric}": values[metric]
+            for kind, values in figures.items()
+            for metric in ("AP", "AP50")
+        }
+
+    return measure
 
 
 def fit_rcnn(
