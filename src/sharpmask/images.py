@@ -152,7 +152,7 @@ def _list_directory(directory: Path) -> list[Path]:
         for entry in entries
         if entry.suffix.lower() in _SUFFIXES
         and not entry.name.startswith(".")  # macOS leaves a "._photo.jpg" beside each photo
-        and entry.is_file()
+        and not entry.is_dir()  # a broken link is kept: that a photo is missing will be told
     ]
     if not images:
         raise ImageError(f"{directory}: no pictures in this directory; name one that holds some")

@@ -151,6 +151,26 @@ def test_the_same_name_in_two_folders(tmp_path, propose):
         np.testing.assert_array_equal(np.asarray(both), np.asarray(alone))
 
 
+def test_names_may_be_anything(tmp_path, propose, monkeypatch):
+    photos = tmp_path / "mes photos 写真"
+    names = ["-dash.png", "ein bild ü.png", "写真.png", "'\"$(touch x);.png", "a\nb.png"]
+    for seed, name in enumerate(names):
+        write_photo(photos / name, seed)
+    (photos / "loop.png").symlink_to("loop.png")
+    (photos / "circle.png").symlink_to(".")
+    result = propose(photos)
+    assert result.exit_code == 1
+    assert "1 of 6 photos could not be read" in result.stderr
+    assert "loop.png" in result.stderr
+    found = {record["file_name"] for record in results(tmp_path / "out")}
+    assert found == {str(photos / name) for name in names}
+    drawn = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
+    assert drawn == {f"{name}.png" for name in names}
+    monkeypatch.chdir(photos)
+    assert propose("./-dash.png", output=tmp_path / "dash").exit_code == 0
+    assert len(results(tmp_path / "dash")) == 3
+
+
 def test_a_photo_without_any_proposal_gives_an_empty_list(tmp_path, propose, weights):
     model = sharpmask.load(weights)
     torch.nn.init.constant_(model.predict.bias, -1000.0)

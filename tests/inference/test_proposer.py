@@ -236,6 +236,26 @@ def test_a_path_a_picture_and_an_array_are_one_photo(net, tmp_path):
     np.testing.assert_array_equal(expected.image, PHOTO)
 
 
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (2, lambda stored: stored[:, ::-1]),
+        (3, lambda stored: stored[::-1, ::-1]),
+        (4, lambda stored: stored[::-1]),
+        (5, lambda stored: stored.swapaxes(0, 1)),
+        (6, lambda stored: np.rot90(stored, -1)),
+        (7, lambda stored: np.rot90(stored, 2).swapaxes(0, 1)),
+        (8, lambda stored: np.rot90(stored, 1)),
+    ],
+)
+def test_a_photo_with_an_orientation_is_its_turned_pixels(net, tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(PHOTO).save(tmp_path / "turned.png", exif=exif)
+    proposer = Proposer(net, device="cpu", scales=[-1.0], num_proposals=5)
+    same(proposer(tmp_path / "turned.png"), proposer(np.ascontiguousarray(upright(PHOTO))))
+
+
 def test_pictures_that_cannot_be_read_are_refused(net, tmp_path):
     proposer = Proposer(net, device="cpu")
     with pytest.raises(ImageError, match="no such file"):

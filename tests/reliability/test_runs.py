@@ -107,6 +107,79 @@ def run_with_little_disk(tmp_path):
     return (tmp_path / "ending").read_text()
 
 
+def test_a_folder_that_became_read_only_stops_training_with_the_checkpoint_whole(tmp_path, note):
+    toy_run.run(tmp_path / "calm")
+    folder = tmp_path / "run"
+
+    def interrupt(model):
+        signal.raise_signal(signal.SIGINT)
+        return toy_run.toy_figures(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        toy_run.run(folder, validate=interrupt)
+    before = (folder / "checkpoint.safetensors").read_bytes()
+    folder.chmod(0o555)
+    ending = (tmp_path / "ending").open("w")  # while it is allowed
+
+    def train():
+        os.chdir(folder)  # whose parents are closed to others
+        if os.geteuid() == 0:
+            os.setuid(65534)  # the superuser may write anywhere
+        try:
+            toy_run.run(Path())
+        except OSError as error:
+            ending.write(type(error).__name__)
+        ending.close()
+
+    os.waitpid(in_child(train), 0)
+    ending.close()
+    folder.chmod(0o755)
+    content = (tmp_path / "ending").read_text()
+    whole = (folder / "checkpoint.safetensors").read_bytes() == before
+    toy_run.run(folder)
+    same = state(folder) == state(tmp_path / "calm")
+    note("training in a folder that became read-only", content, "PermissionError")
+    note("training after a read-only folder ends bit-identical", whole and same, "True")
+    assert content == "PermissionError"
+    assert whole
+    assert same
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_of_two_processes_is_killed_the_other_ends(tmp_path, rank, size, note):
+    if not size(True, False):
+        pytest.skip("what is said then is tested in tests/training/test_loop.py")
+
+    def train(folder, *arguments):
+        command = [sys.executable, toy_run.__file__, arguments[0], str(folder), *arguments[1:]]
+        start = time.perf_counter()
+        # The output ends with the last of the processes.
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return done, time.perf_counter() - start
+
+    def losses(folder):
+        return [float(line) for line in (folder / "losses-0.txt").read_text().split()]
+
+    _, calm_s = train(tmp_path / "calm", "2")
+    done, seconds = train(tmp_path / "run", "2", str(rank))
+    said = f"process {1 - rank} of 2 stops: another one was killed" in done.stderr
+    note(f"process {rank} of 2 killed: the other says so", said, "True")
+    note(
+        f"process {rank} of 2 killed: until the other ended, s, with the start",
+        f"{seconds:.1f}, a calm run {calm_s:.1f}",
+        "< 60",
+    )
+    assert said
+    assert seconds < 60
+    # One process goes on with the samples that two would have had.
+    assert train(tmp_path / "run", "1")[0].returncode == 0
+    assert train(tmp_path / "alone", "1")[0].returncode == 0
+    resumed, alone = losses(tmp_path / "run"), losses(tmp_path / "alone")
+    same = resumed == pytest.approx(alone[5:], rel=1e-5)  # after the checkpoint of step 5
+    note(f"process {rank} of 2 killed: one process goes on with the same samples", same, "True")
+    assert same
+
+
 def test_the_loss_curve_is_the_recorded_one(note):
     """200 steps; ``python tests/training/toy_run.py golden FILE`` records a new one."""
     path = Path(__file__).parents[1] / "golden" / "loss_curve.json"

@@ -345,6 +345,22 @@ def test_batches_must_be_shared_evenly(tmp_path):
         run(tmp_path, fabric=SimpleNamespace(world_size=3))
 
 
+@pytest.mark.parametrize(
+    ("message", "kind", "said"),
+    [
+        ("[gloo/transport/tcp/pair.cc:537] Connection reset by peer", ConnectionError, "process 0"),
+        ("mat1 and mat2 shapes cannot be multiplied", RuntimeError, "mat1 and mat2"),
+    ],
+)
+def test_a_lost_process_is_told_from_other_errors(tmp_path, message, kind, said):
+    def fail(terms, model):
+        raise RuntimeError(message)
+
+    with pytest.raises(kind, match=said) as error:
+        run(tmp_path, loss=at_step(3, fail))
+    assert error.type is kind
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path):
     for devices in (1, 2):

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch import Tensor, nn
+from torch.distributed import DistError
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
@@ -94,6 +95,7 @@ def fit(
 
     Raises:
         ValueError: ``output`` holds another run, or the loss stopped being finite.
+        ConnectionError: Another process of the run is gone.
         KeyboardInterrupt: After Ctrl-C, when the checkpoint is written.
     """
     if recipe.batch_size % fabric.world_size:
@@ -124,7 +126,7 @@ def fit(
     logged = start
     mark = time.perf_counter()
     bar = progress_bar(recipe, start, shown=console_progress and log is not None)
-    with deferred_interrupt() as interrupt, bar as advance:
+    with deferred_interrupt() as interrupt, bar as advance, lost_process_named(fabric, output):
         for step, batch in enumerate(loader, start):
             seconds["data"] += time.perf_counter() - mark
             torch.manual_seed(recipe.seed * 1_000_003 + step)
@@ -205,6 +207,21 @@ def diverged(what: str, step: int, recipe: Recipe, output: Path) -> ValueError:
         f"step {step}: {what}, after samples {first} to {first + recipe.batch_size - 1} of epoch "
         f"{epoch}; lower learning_rate or set clip_norm. The last checkpoint in {output} is sound"
     )
+
+
+@contextmanager
+def lost_process_named(fabric: Fabric, output: Path) -> Iterator[None]:
+    """Say in plain words that another process of the run was killed or failed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, DistError) or "gloo" in str(error)):
+            raise
+        raise ConnectionError(
+            f"process {fabric.global_rank} of {fabric.world_size} stops: another one was killed or "
+            f"failed. The last checkpoint in {output} is sound; the same command goes on from "
+            "there, with any number of devices"
+        ) from error
 
 
 def ignore_interrupt(worker: int) -> None:  # noqa: ARG001 - a DataLoader gives the number
