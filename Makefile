@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo test reliability lint clean
+.PHONY: demo test reliability audit lint clean
 
 demo: .venv/package.stamp
 	$(BIN)/sharpmask propose src/sharpmask/assets/coffee.jpg --output demo
@@ -15,6 +15,11 @@ test: .venv/dev.stamp
 # The long measurements, some minutes, and one table of them.
 reliability: .venv/dev.stamp
 	RELIABILITY=full $(BIN)/pytest -n 0 tests/reliability
+
+# Known vulnerabilities of what is installed; asks PyPI.
+audit: .venv/dev.stamp
+	$(PIP) install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check

@@ -186,7 +186,8 @@ def test_patch_outputs_equal_fairs():
     golden = np.load(FAIR / "tiny" / "golden_patch.npz")
     deepmask = convert_torch7(FAIR / "tiny" / "deepmask" / "model.t7").eval()
     model = convert_torch7(FAIR / "tiny" / "sharpmask" / "model.t7").eval()
-    windows = (torch.from_numpy(golden["input"]) * deepmask.std + deepmask.mean) * 255
+    normal = deepmask.normalize
+    windows = (torch.from_numpy(golden["input"]) * normal.std + normal.mean) * 255
     mask, score = deepmask(windows)
     assert_agrees(mask, golden["mask56"])
     assert_agrees(score, golden["score"])

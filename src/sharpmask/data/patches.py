@@ -1,6 +1,6 @@
 """Cutting patches: from a photo and a mask to what the networks read."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ CACHE_BYTES = 3 << 30
 """Decoded photos kept by each worker."""
 
 
-@dataclass(frozen=True)
-class PatchBatch:
+class PatchBatch(NamedTuple):
     """What a training step reads.
 
     Attributes:
@@ -35,10 +34,6 @@ class PatchBatch:
     labels: Float[Tensor, " b"]
     for_mask: Float[Tensor, " b"]
     for_score: Float[Tensor, " b"]
-
-    def to(self, device: torch.device) -> "PatchBatch":
-        """The same batch on another device."""
-        return PatchBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 def collate(items: list[tuple[Tensor, Tensor, float, float, float]]) -> PatchBatch:

@@ -6,6 +6,7 @@ Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +34,7 @@ VISIBLE = 0.5
 """An object of which one that is pasted leaves less is neither object nor background."""
 
 
-@dataclass(frozen=True)
-class SceneBatch:
+class SceneBatch(NamedTuple):
     """What a training step reads.
 
     Attributes:
@@ -49,10 +49,6 @@ class SceneBatch:
     labels: Float[Tensor, "b rows columns"]
     cells: Int[Tensor, "n 3"]
     masks: UInt8[Tensor, "n p p"]
-
-    def to(self, device: torch.device) -> "SceneBatch":
-        """The same batch on another device."""
-        return SceneBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 def collate_scenes(items: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> SceneBatch:

@@ -14,7 +14,7 @@ from sharpmask.detection.boxes import decode_boxes
 from sharpmask.detection.detector import Category
 from sharpmask.detection.roi_align import roi_align
 from sharpmask.models.backbones import BACKBONES, STRIDES
-from sharpmask.models.deepmask import IMAGENET_MEAN, IMAGENET_STD
+from sharpmask.models.layers import Normalize
 from sharpmask.models.tails import TAILS
 
 BOX_DEVIATIONS = np.array([0.1, 0.1, 0.2, 0.2])
@@ -40,9 +40,6 @@ class FastRCNN(nn.Module):
         options: The arguments but the categories: what its file holds of it.
         metadata: What its file says of it besides.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -78,8 +75,7 @@ class FastRCNN(nn.Module):
         for layer, deviation in ((self.scores, 0.01), (self.boxes, 0.001)):
             nn.init.normal_(layer.weight, std=deviation)
             nn.init.zeros_(layer.bias)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.normalize = Normalize()
 
     def forward(
         self,
@@ -94,7 +90,7 @@ class FastRCNN(nn.Module):
             boxes: Regions, xyxy, pixels of the images.
             numbers: Image of each region.
         """
-        maps = self.backbone((images / 255 - self.mean) / self.std)
+        maps = self.backbone(self.normalize(images))
         fine, coarse = self.fine(maps[-1]), self.coarse(self.tail(maps[-1]))
         size = fine.shape[2:]
         merged = fine + F.interpolate(coarse, size, mode="bilinear", align_corners=False)
@@ -108,7 +104,7 @@ class FastRCNN(nn.Module):
     ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k 4"]]:
         """Probability and refined box (xyxy) of each region for each category."""
         scaled, scale = scale_photo(Image.fromarray(image), self.image_size)
-        device = self.mean.device
+        device = self.normalize.mean.device
         batch = torch.from_numpy(scaled).to(device).permute(2, 0, 1)[None].float()
         regions = torch.from_numpy(boxes * scale).float().to(device)
         logits, deltas = self(batch, regions, torch.zeros(len(boxes), device=device).long())
@@ -143,10 +139,6 @@ class RegionBatch(NamedTuple):
     numbers: Int[Tensor, " n"]
     labels: Int[Tensor, " n"]
     deltas: Float[Tensor, "n 4"]
-
-    def to(self, device: torch.device) -> "RegionBatch":
-        """The same batch on another device."""
-        return RegionBatch(*(part.to(device) for part in self))
 
 
 def detection_loss(model: nn.Module, batch: RegionBatch) -> dict[str, Tensor]:

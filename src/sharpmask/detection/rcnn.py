@@ -20,7 +20,7 @@ from sharpmask.detection.detector import Category
 from sharpmask.detection.regions import Regions, match
 from sharpmask.geometry import GREY
 from sharpmask.models.backbones import BACKBONES
-from sharpmask.models.deepmask import IMAGENET_MEAN, IMAGENET_STD
+from sharpmask.models.layers import Normalize
 from sharpmask.models.tails import TAILS
 
 CONTEXT = 16 / 227
@@ -77,9 +77,6 @@ class RegionNet(nn.Module):
         warped_size: Side of the warped regions.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, backbone: str = "mobilenet_v2", warped_size: int = 128) -> None:
         super().__init__()
         if backbone not in BACKBONES:
@@ -89,13 +86,12 @@ class RegionNet(nn.Module):
         self.name, self.warped_size = backbone, warped_size
         self.backbone = BACKBONES[backbone](padding="zero")
         self.tail = TAILS[backbone](padding="zero")
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.normalize = Normalize()
         self.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, squares: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n c"]:
         """Vectors of squares, RGB 0..255."""
-        maps = self.backbone((squares / 255 - self.mean) / self.std)
+        maps = self.backbone(self.normalize(squares))
         return self.tail(maps[-1]).mean((2, 3))  # type: ignore[no-any-return]
 
     @torch.inference_mode()
@@ -108,7 +104,7 @@ class RegionNet(nn.Module):
         for start in range(0, len(boxes), BATCH):
             part = boxes[start : start + BATCH]
             squares = np.stack([warp(photo, box, self.warped_size) for box in part.tolist()])
-            device = self.mean.device
+            device = self.normalize.mean.device
             # A permuted array already is a channels-last tensor.
             batch = torch.from_numpy(squares).to(device).permute(0, 3, 1, 2).float()
             vectors.append(self(batch).cpu().numpy())

@@ -6,18 +6,14 @@ every cell, and masks are decoded for the cells one asks for. A patch is an imag
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY, PatchGeometry
 from sharpmask.models.backbones import BACKBONES, STRIDES, Backbone
-from sharpmask.models.layers import Conv2d, Padding, WindowLinear
+from sharpmask.models.layers import Conv2d, Normalize, Padding, WindowLinear
 from sharpmask.models.window_net import WindowNet
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -188,9 +184,6 @@ class DeepMask(WindowNet):
         score_channels: Width of the score head.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         backbone: Backbone,
@@ -206,8 +199,7 @@ class DeepMask(WindowNet):
             raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {head!r}")
         self.geometry = geometry
         self.vector = vector
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.normalize = Normalize()
         self.backbone = backbone
         channels = backbone.channels[-1]
         if head == "original":
@@ -236,7 +228,7 @@ class DeepMask(WindowNet):
 
     def read(self, images: Tensor) -> tuple[Tensor, ...]:
         """The backbone's maps of images (B, 3, H, W), RGB 0..255."""
-        maps: tuple[Tensor, ...] = self.backbone((images / 255 - self.mean) / self.std)
+        maps: tuple[Tensor, ...] = self.backbone(self.normalize(images))
         return maps
 
     def embed(self, maps: tuple[Tensor, ...]) -> Features:

@@ -1,4 +1,4 @@
-"""Two layers: a convolution that mirrors its border, and a linear map that slides over windows."""
+"""Layers that the networks share."""
 
 from typing import Literal
 
@@ -24,6 +24,23 @@ def symmetric_pad(
     x = torch.cat(rows, dim=2)
     columns = [x[..., :left].flip(3), x, x[..., x.shape[3] - right :].flip(3)]
     return torch.cat(columns, dim=3)
+
+
+class Normalize(nn.Module):
+    """Pixels, RGB 0..255, as nets trained on ImageNet want them."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Of each channel the mean 0 and the standard deviation 1."""
+        return (pixels / 255 - self.mean) / self.std
 
 
 class Conv2d(nn.Conv2d):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -49,14 +49,6 @@ class StepBatches(Sampler[list[Index]]):
             yield [(epoch, k) for k in batch[self.rank :: self.world_size]]
 
 
-class Batch(Protocol):
-    """Anything that can go to a device."""
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
-        ...
-
-
 def fit(
     model: nn.Module,
     *,
@@ -81,7 +73,7 @@ def fit(
     Args:
         model: Changed in place.
         dataset: Samples by (epoch, number).
-        collate: Makes a batch of samples.
+        collate: Makes a batch of samples: a tensor, or a tuple of them.
         loss: Named loss terms of a batch; their sum is minimised.
         validate: Figures of the current model, in eval mode.
         recipe: All numbers.
@@ -133,7 +125,7 @@ def fit(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * recipe.factor(step)
             wrapped.train()
-            terms = loss(wrapped, batch.to(fabric.device))
+            terms = loss(wrapped, fabric.to_device(batch))
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
                 raise diverged(f"the loss is {total.item()}", step, recipe, output)

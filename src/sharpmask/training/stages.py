@@ -128,14 +128,7 @@ def validator(
     batches = validation_patches(data, geometry, objects)
 
     def measure(model: Model) -> dict[str, float]:
-        moved = [
-            (
-                batch.windows.to(fabric.device),
-                batch.masks.to(fabric.device),
-                batch.labels.to(fabric.device),
-            )
-            for batch in batches
-        ]
+        moved = [fabric.to_device((batch.windows, batch.masks, batch.labels)) for batch in batches]
         with fabric.autocast():
             figures = measure_patches(model, moved).to_dict()
             if isinstance(model, SharpMask):
