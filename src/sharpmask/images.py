@@ -22,6 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 MAX_PIXELS = 200_000_000
 """Larger pictures are refused by their header: decoded they would fill the memory."""
+_STRIP_PIXELS = 1 << 18
 
 
 class ImageError(ValueError):
@@ -202,13 +203,26 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray,
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _deep_grey_to_8_bit(image, name)
     try:
-        image = _on_white(image) if image.has_transparency_data else image.convert("RGB")
+        if image.has_transparency_data:
+            image = _on_white(image)
+        elif image.mode != "RGB":
+            image = image.convert("RGB")
     except (ValueError, OSError) as error:
         raise ImageError(
             f"{name}: cannot be turned from {image.mode} into RGB ({_reason(error)}); "
             "convert it to RGB first"
         ) from error
-    return np.array(image if turn is None else image.transpose(turn))
+    return _pixels_of(image if turn is None else image.transpose(turn))
+
+
+def _pixels_of(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Copy an RGB picture strip by strip: at once Pillow makes two more copies on the way."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = pixels[top : top + rows]
+        strip[:] = np.asarray(image.crop((0, top, image.width, top + len(strip))))
+    return pixels
 
 
 def _upright(image: Image.Image) -> Image.Transpose | None:
