@@ -197,7 +197,7 @@ def speed() -> str:
 
 def targets() -> str:
     """The figures of speed against what they should be."""
-    content = result("speed")
+    content, tiles = result("speed"), result("tiles")
     relative, recall = content["relative_to_product"], content["mask_AR"]
     resnet, folder = content["resnet50"], content["folder"]
     cost = 1 - recall["OpenVINO, int8"]["AR@100"] / recall["OpenVINO"]["AR@100"]
@@ -243,6 +243,11 @@ def targets() -> str:
             "`sharpmask propose` from a cold start to the written result",
             f"{content['cold_start_s']['openvino']:.1f} s",
             "below 3 s",
+        ],
+        [
+            f"{tiles['side']} x {tiles['side']} pixels in tiles: memory besides the model's",
+            f"{tiles['peak_gb'] - tiles['memory_after_one_photo_gb']:.2f} GB",
+            "at most 1.5 GB",
         ],
         [
             "one pass for all scales (a feature pyramid) could make it faster by at most",
