@@ -621,6 +621,23 @@ def test_write_replaces_and_leaves_nothing_beside(tmp_path):
     assert path.stat().st_mode == plain.stat().st_mode  # readable by whom the umask allows
 
 
+def test_what_a_kill_left_beside_is_gone_after_the_next_write(tmp_path, monkeypatch):
+    path = tmp_path / f"{'x' * 251}.png"  # as long as names may be
+
+    def killed(self, file, *args, **kwargs):
+        file.write(b"half a pic")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", killed)
+        patch.setattr(Path, "unlink", lambda self, **options: None)  # a kill tidies nothing
+        with pytest.raises(KeyboardInterrupt):
+            write_image(path, RGB)
+    assert len(list(tmp_path.iterdir())) == 1
+    write_image(path, RGB)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "out.png"
     write_image(path, RGB)

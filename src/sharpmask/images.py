@@ -1,7 +1,8 @@
 """Pictures in and out: the only file of the package that opens or writes one."""
 
+import hashlib
+import os
 import re
-import secrets
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -111,10 +112,12 @@ def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
     if path.suffix.lower() not in _WRITERS:
         raise ImageError(f"{path}: cannot write '{path.suffix}'; use {', '.join(_WRITERS)}")
     _check_array(image, str(path))
-    # Not `tempfile`: its files are readable by their owner only, and the rename keeps that.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    # Not `tempfile`: its files are readable by their owner only, and the rename keeps that. What a
+    # kill leaves behind is written over the next time; a hash, as names may be as long as allowed.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f".{digest}.part")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             Image.fromarray(image).save(file, _WRITERS[path.suffix.lower()], quality=92)
         temporary.replace(path)
     except (OSError, ValueError) as error:
