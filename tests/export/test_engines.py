@@ -191,13 +191,30 @@ def test_the_command_exports_what_weights_takes(tmp_path):
         assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / DESCRIPTION).read_text())["metadata"] == {"licence": "free"}
     engine = load_engine(folder)
-    assert engine.name == "openvino"
+    assert engine.runtime == "openvino"
     assert len(sharpmask.Proposer(engine, num_proposals=5, scales=[0])(COFFEE)) == 5
     with pytest.raises(ValueError, match="was exported for openvino, not onnx"):
         load_engine(folder, "onnx")
 
 
-# --- int8 ---
+# --- fewer bits ---
+
+
+def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):
+    exact, fast = (load_engine(NAMES[1], name) for name in ("openvino", "openvino-bf16"))
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    has_bfloat16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    assert fast.name == ("openvino-bf16" if has_bfloat16 else "openvino")
+    photo = read_image(COFFEE)
+    found, expected = (sharpmask.Proposer(e, scales=[-2, -1])(photo) for e in (fast, exact))
+    assert rle_iou(found.rles(), expected.rles()).max(axis=1).mean() > 0.9
+    image = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
+    difference = np.abs(fast.encode(image)[0] - exact.encode(image)[0]).max()
+    assert bool(0.001 < difference < 0.5) == has_bfloat16
+    monkeypatch.setattr(runtimes, "has_bfloat16", lambda: False)
+    without = load_engine(NAMES[1], "openvino-bf16")
+    assert without.name == "openvino"
+    np.testing.assert_array_equal(without.encode(image)[0], exact.encode(image)[0])
 
 
 def test_int8_is_smaller_and_much_alike(tmp_path):
@@ -213,7 +230,7 @@ def test_int8_is_smaller_and_much_alike(tmp_path):
     result = CliRunner().invoke(app, [*arguments, *calibrated])
     assert result.exit_code == 0, result.output
     told = float(re.search(r"with those of float32: (0\.\d+|1\.000)", result.stdout)[1])
-    whole, rounded = (load_engine(folder) for folder in folders)
+    whole, rounded = load_engine(folders[0], "openvino"), load_engine(folders[1])
     alike = []
     for number in range(3):
         old, new = (
@@ -251,10 +268,11 @@ def test_only_openvino_models_become_int8(cache, tmp_path):
 def test_the_fastest_installed_engine_is_taken(monkeypatch, cache):
     missing = set()
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name in missing else name)
-    monkeypatch.setattr(runtimes, "exported", lambda path, runtime, streams: runtime)
-    assert load_engine(NAMES[0]) == "openvino"
+    monkeypatch.setattr(runtimes, "exported", lambda path, runtime, *options: (runtime, *options))
+    assert load_engine(NAMES[0]) == ("openvino", 1, True)
+    assert load_engine(NAMES[0], "openvino") == ("openvino", 1, False)
     missing.add("openvino")
-    assert load_engine(NAMES[0]) == "onnx"
+    assert load_engine(NAMES[0])[0] == "onnx"
     missing.add("onnxscript")
     assert load_engine(NAMES[0]).name == "torch"
 

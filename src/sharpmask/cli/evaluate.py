@@ -82,7 +82,7 @@ def evaluate(
             proposer = Proposer(load_engine(weights, engine, device, streams=streams), **options)  # type: ignore[arg-type]
             method = Path(weights).stem + ("" if scales == "default" else f" --scales {scales}")
             result = evaluate_model(truth, images, proposer, streams=streams)
-            settings |= {"weights": Path(weights).name, **options}
+            settings |= {"weights": Path(weights).name, "engine": proposer.engine.name, **options}
         out.print(results_table({method: result}))
         files = write_report(output, method, result, settings)
         out.print(*files, markup=False)

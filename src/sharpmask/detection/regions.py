@@ -137,6 +137,7 @@ class CachedRegions:
         self, folder: Path, weights: Path, proposer: Proposer, settings: Mapping[str, Any]
     ) -> None:
         parts = [hashlib.sha256(weights.read_bytes()).hexdigest(), json.dumps(settings)]
+        parts.append(proposer.engine.name)
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         self.folder = folder / self.fingerprint
         self.proposer = proposer

@@ -58,7 +58,7 @@ def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) 
         description = json.loads((source / DESCRIPTION).read_text())
         description["int8"] = {"photos": len(images)}
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        after = ExportedEngine(temporary)
+        after = ExportedEngine(temporary, bfloat16=True)
         return float(np.mean([likeness(before, after, image) for image in images]))
 
 

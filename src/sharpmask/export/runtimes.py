@@ -22,7 +22,7 @@ from sharpmask.inference.engine import Engine
 from sharpmask.models.sources import WeightsError, resolve
 
 Runtime = Literal["openvino", "onnx"]
-EngineName = Literal["auto", "openvino", "onnx", "torch", "compile"]
+EngineName = Literal["auto", "openvino-bf16", "openvino", "onnx", "torch", "compile"]
 
 DESCRIPTION = "sharpmask.json"
 """File of an exported model that says what it is."""
@@ -43,24 +43,30 @@ class ExportedEngine:
         folder: What ``export`` wrote.
         streams: Images that threads may read at the same time; the processor's cores are divided
             among them.
+        bfloat16: Let OpenVINO compute in bfloat16 where the processor has it.
 
     Raises:
         WeightsError: It holds no exported model, or the package that runs it is not installed.
     """
 
-    def __init__(self, folder: Path, *, streams: int = 1) -> None:
+    def __init__(self, folder: Path, *, streams: int = 1, bfloat16: bool = False) -> None:
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = PatchGeometry(**description["geometry"])
-            self.name: str = description["runtime"]
-            start = {"openvino": start_openvino, "onnx": start_onnx}[self.name]
+            self.runtime: str = description["runtime"]
+            start = {"openvino": start_openvino, "onnx": start_onnx}[self.runtime]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder}: holds no exported model: {error}") from None
         try:
-            self.encoder = start(folder / "encoder", streams)
-            self.decoder = start(folder / "decoder", streams)
+            bfloat16 = bfloat16 and self.runtime == "openvino" and has_bfloat16()
+            self.name = f"{self.runtime}-bf16" if bfloat16 else self.runtime
+            self.encoder, self.decoder = (
+                start(folder / half, streams, bfloat16) for half in ("encoder", "decoder")
+            )
         except ImportError as error:
-            raise WeightsError(f"{folder}: {error}; pip install 'sharpmask[{self.name}]'") from None
+            raise WeightsError(
+                f"{folder}: {error}; pip install 'sharpmask[{self.runtime}]'"
+            ) from None
         except Exception as error:  # each runtime raises kinds of its own
             reason = str(error).strip().splitlines()[-1]
             raise WeightsError(f"{folder}: {reason}; export the model again") from None
@@ -92,10 +98,15 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
-def start_openvino(path: Path, streams: int) -> Run:
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16, and not only imitates it."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def start_openvino(path: Path, streams: int, bfloat16: bool) -> Run:
     """A function of arrays from OpenVINO's .xml and .bin."""
-    # In float32 as the model is: left alone, OpenVINO takes bfloat16 where the processor has it.
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams}
+    precision = "bf16" if bfloat16 else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams}
     compiled = openvino_core().compile_model(path.with_suffix(".xml"), "CPU", settings)
     thread = threading.local()
 
@@ -108,7 +119,7 @@ def start_openvino(path: Path, streams: int) -> Run:
     return run
 
 
-def start_onnx(path: Path, streams: int) -> Run:
+def start_onnx(path: Path, streams: int, bfloat16: bool) -> Run:  # noqa: ARG001 - it has none
     """A function of arrays from an ONNX file."""
     import onnxruntime
 
@@ -141,8 +152,9 @@ def load_engine(
 
     Args:
         source: What ``load`` takes, or a folder that ``sharpmask export`` wrote.
-        engine: "openvino", "onnx", "torch" or "compile" (``torch.compile``); "auto" is torch on a
-            GPU, on a CPU the fastest that is installed.
+        engine: "openvino", "openvino-bf16" (bfloat16 where the processor has it), "onnx", "torch"
+            or "compile" (``torch.compile``); "auto" is torch on a GPU, on a CPU the fastest that is
+            installed.
         device: "auto", "cpu" or "cuda"; only torch runs on a GPU.
         streams: Images that threads may read at the same time (see ``map_ordered``); the cores are
             divided among them, for torch in the whole process.
@@ -156,18 +168,20 @@ def load_engine(
             f"engine: expected one of {', '.join(get_args(EngineName))}, got {engine!r}"
         )
     folder = Path(source)
+    bfloat16 = engine in ("auto", "openvino-bf16")
     if (folder / DESCRIPTION).is_file():
-        ready = ExportedEngine(folder, streams=streams)
-        if engine not in ("auto", ready.name):
-            raise ValueError(f"engine: {source} was exported for {ready.name}, not {engine}")
+        ready = ExportedEngine(folder, streams=streams, bfloat16=bfloat16)
+        if engine != "auto" and engine.removesuffix("-bf16") != ready.runtime:
+            raise ValueError(f"engine: {source} was exported for {ready.runtime}, not {engine}")
         return ready
     if engine == "auto":
         installed = [name for name, packages in PACKAGES.items() if all(map(find_spec, packages))]
         engine = "torch" if on_gpu(device) or not installed else installed[0]
-    if engine == "openvino" or engine == "onnx":
+    if engine in ("openvino-bf16", "openvino", "onnx"):
         if device not in ("auto", "cpu"):
             raise ValueError(f"device: {engine} runs on the cpu here, not on {device}; use torch")
-        return exported(resolve(source), engine, streams)
+        runtime: Runtime = "onnx" if engine == "onnx" else "openvino"
+        return exported(resolve(source), runtime, streams, bfloat16)
     from sharpmask.inference.torch_engine import TorchEngine, choose_device
     from sharpmask.models.weights import load
 
@@ -188,7 +202,7 @@ def on_gpu(device: str) -> bool:
     return device.startswith("cuda")
 
 
-def exported(path: Path, runtime: Runtime, streams: int) -> ExportedEngine:
+def exported(path: Path, runtime: Runtime, streams: int, bfloat16: bool) -> ExportedEngine:
     """The engine of a model file's exported form, which is kept in the user's cache."""
     if not all(map(find_spec, PACKAGES[runtime])):
         raise ValueError(
@@ -208,5 +222,5 @@ def exported(path: Path, runtime: Runtime, streams: int) -> ExportedEngine:
         except OSError:  # no room or no right to keep it
             with TemporaryDirectory() as temporary:
                 export(model, Path(temporary), runtime)
-                return ExportedEngine(Path(temporary), streams=streams)
-    return ExportedEngine(folder, streams=streams)
+                return ExportedEngine(Path(temporary), streams=streams, bfloat16=bfloat16)
+    return ExportedEngine(folder, streams=streams, bfloat16=bfloat16)
