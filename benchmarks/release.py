@@ -90,7 +90,7 @@ def evaluate(
     """Figures of all photos, and of those on which nothing was chosen."""
     ordered = sorted(truth.images, key=lambda image: image["id"])
     streams = streams_for(len(ordered))
-    engine = load_engine(weights, streams=streams)
+    engine = load_engine(weights, "openvino", streams=streams)  # float32: the same everywhere
     proposer = Proposer(engine, num_proposals=1000, scales=scales)
     everything, held_out = ProposalEvaluator(), ProposalEvaluator()
     found_in_each = find_all(ordered, images, proposer, streams=streams)

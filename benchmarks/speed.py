@@ -309,7 +309,7 @@ def draw(results: dict[str, Any]) -> None:
         ]
     bars.bar_label(drawn, labels, padding=3)
     bars.invert_yaxis()
-    bars.margins(x=0.2)
+    bars.margins(x=0.3)
     bars.set_xlabel("time of a photo / time of a 4096x4096x4096 matrix product")
     area = figure.add_subplot(grid[1, 0], xlabel="megapixels", ylabel="s")
     sides = {int(side): s for side, s in results["curves"]["longer_side"].items()}

@@ -200,18 +200,17 @@ def test_the_command_exports_what_weights_takes(tmp_path):
 # --- fewer bits ---
 
 
-def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):
+def test_bfloat16_is_used_where_the_processor_has_amx(monkeypatch):
     exact, fast = (load_engine(NAMES[1], name) for name in ("openvino", "openvino-bf16"))
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    has_bfloat16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
-    assert fast.name == ("openvino-bf16" if has_bfloat16 else "openvino")
+    has_amx = torch.cpu._is_amx_tile_supported()
+    assert fast.name == ("openvino-bf16" if has_amx else "openvino")
     photo = read_image(COFFEE)
     found, expected = (sharpmask.Proposer(e, scales=[-2, -1])(photo) for e in (fast, exact))
     assert rle_iou(found.rles(), expected.rles()).max(axis=1).mean() > 0.9
     image = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
     difference = np.abs(fast.encode(image)[0] - exact.encode(image)[0]).max()
-    assert bool(0.001 < difference < 0.5) == has_bfloat16
-    monkeypatch.setattr(runtimes, "has_bfloat16", lambda: False)
+    assert bool(0.001 < difference < 0.5) == has_amx
+    monkeypatch.setattr(runtimes, "has_amx", lambda: False)
     without = load_engine(NAMES[1], "openvino-bf16")
     assert without.name == "openvino"
     np.testing.assert_array_equal(without.encode(image)[0], exact.encode(image)[0])
