@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from sharpmask.detection.rcnn import (
     RCNN,
     SVM_C,
     Examples,
+    KeptVectors,
     RegionNet,
     collect,
     fit_boxes,
@@ -22,6 +25,7 @@ from sharpmask.detection.rcnn import (
 )
 from sharpmask.detection.regions import Regions
 from sharpmask.geometry import GREY
+from sharpmask.images import write_image
 
 # --- warping ---
 
@@ -186,7 +190,8 @@ def test_it_learns_what_can_be_seen():
         )
         object.__setattr__(image, "read", lambda pixels=pixels: pixels)
         photos.append((image, regions))
-    found = collect(ColourNet(), photos, {0: 0, 1: 1})
+    net = ColourNet()
+    found = collect(lambda image, boxes: net.describe(image.read(), boxes), photos, {0: 0, 1: 1})
     assert (found.objects >= 0).sum() == 60
     assert found.vectors.shape == (30 * 14, 4)
     categories = [Category(3, "red"), Category(9, "green")]
@@ -196,6 +201,37 @@ def test_it_learns_what_can_be_seen():
     assert boxes.shape == (2, 2, 4)
     nothing = np.array([[0.0, 32, 20, 40]])
     assert detector.classify(pictures[0], nothing)[0].max() < scores.max(1).min()
+
+
+def test_a_stopped_description_goes_on_with_the_photos_left(tmp_path):
+    pictures = []
+    for number in range(3):
+        path = tmp_path / f"{number}.png"
+        write_image(path, np.full((40, 60, 3), 40 * number, np.uint8))
+        pictures.append(dataclasses.replace(photo([], [], id=number), path=path))
+    boxes = np.array([[0.0, 0, 8, 8], [2, 2, 6, 6]])
+    net = RegionNet(warped_size=32)
+    described = []
+
+    def counted(image, boxes, describe=net.describe):
+        described.append(image[0, 0, 0])
+        return describe(image, boxes)
+
+    net.describe = counted
+    first = KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes)
+    assert first.dtype == np.float16
+    (left,) = (tmp_path / "vectors").iterdir()
+    left.with_name("cut.part").write_bytes(left.read_bytes()[:50])  # of a killed process
+    again = [KeptVectors(net, tmp_path / "vectors")(picture, boxes) for picture in pictures]
+    assert described == [0, 40, 80]
+    np.testing.assert_array_equal(again[0], first)
+    # Other boxes, another picture or other weights are described anew.
+    KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes + 1)
+    write_image(pictures[0].path, np.full((40, 60, 3), 7, np.uint8))
+    KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes)
+    next(net.parameters()).data += 1
+    KeptVectors(net, tmp_path / "vectors")(pictures[1], boxes)
+    assert described == [0, 40, 80, 0, 7, 40]
 
 
 def test_scores_are_margins_and_boxes_move():

@@ -1,5 +1,6 @@
 """Training of detectors on the regions of a data set's photos."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from sharpmask.data.coco import CocoDataset, CocoImage
 from sharpmask.detection.detector import Category, Detector
 from sharpmask.detection.detector_files import save_classifier
 from sharpmask.detection.fast_rcnn import FastRCNN, detection_loss
-from sharpmask.detection.rcnn import RegionNet, collect, train_rcnn
+from sharpmask.detection.rcnn import KeptVectors, RegionNet, collect, train_rcnn
 from sharpmask.detection.region_batches import RegionDataset, collate_regions
 from sharpmask.detection.regions import Regions
 from sharpmask.evaluation.average_precision import average_precision
@@ -72,7 +73,7 @@ def fit_rcnn(
     seed: int,
     track: Callable[..., Any],
 ) -> Path:
-    """Train an R-CNN and write it.
+    """Train an R-CNN and write it. A run that is stopped goes on with the photos left.
 
     Args:
         net: Describes the regions; not changed.
@@ -92,7 +93,8 @@ def fit_rcnn(
     """
     if not find_spec("sklearn"):
         raise ValueError("R-CNN needs scikit-learn to be trained; pip install 'sharpmask[rcnn]'")
-    examples = collect(net, track(photos, "describing regions"), numbers)
+    kept = KeptVectors(net, output / "vectors")
+    examples = collect(kept, track(photos, "describing regions"), numbers)
     categories = chosen_categories(data, numbers)
     described = len(examples.vectors)
     rcnn = train_rcnn(
@@ -100,6 +102,7 @@ def fit_rcnn(
     )
     file = output / "model.safetensors"
     save_classifier(rcnn, file, metadata={**metadata, "regions": described})
+    shutil.rmtree(kept.folder, ignore_errors=True)
     return file
 
 

@@ -4,8 +4,10 @@ One linear SVM for each category with hard negative mining, and linear regressio
 trains in minutes on a CPU, and learns from few photos.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,8 +169,43 @@ class Examples:
     unsure: Bool[np.ndarray, " n"]
 
 
+class KeptVectors:
+    """Vectors of photos' regions, kept on the disk: a training that was stopped goes on with them.
+
+    Args:
+        net: Makes the vectors.
+        folder: Of a file for each photo, named by all that its vectors depend on.
+    """
+
+    def __init__(self, net: RegionNet, folder: Path) -> None:
+        self.net, self.folder = net, folder
+        weights = hashlib.sha256(str(net.warped_size).encode())
+        for tensor in net.state_dict().values():
+            weights.update(tensor.numpy().tobytes())
+        self.weights = weights.digest()
+
+    def __call__(
+        self, image: CocoImage, boxes: Float[np.ndarray, "n 4"]
+    ) -> Float[np.ndarray, "n c"]:
+        """Vectors of regions (xyxy), float16."""
+        parts = (self.weights, image.path.read_bytes(), boxes.tobytes())
+        file = self.folder / f"{hashlib.sha256(b''.join(parts)).hexdigest()[:32]}.npy"
+        if file.exists():
+            kept: Float[np.ndarray, "n c"] = np.load(file)
+            return kept
+        vectors = self.net.describe(image.read(), boxes).astype(np.float16)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        with part.open("wb") as output:
+            np.save(output, vectors)
+        part.replace(file)
+        return vectors
+
+
 def collect(
-    net: RegionNet, photos: Iterable[tuple[CocoImage, Regions]], categories: Mapping[int, int]
+    describe: Callable[[CocoImage, Float[np.ndarray, "n 4"]], Float[np.ndarray, "n c"]],
+    photos: Iterable[tuple[CocoImage, Regions]],
+    categories: Mapping[int, int],
 ) -> Examples:
     """Describe the regions of training photos, which must be completely labelled."""
     parts = []
@@ -183,7 +220,7 @@ def collect(
         own[: len(known)] = [categories[i.category] for i in known]
         parts.append(
             (
-                net.describe(image.read(), boxes).astype(np.float16),
+                describe(image, boxes),
                 matches.overlaps,
                 encode_boxes(boxes, matches.targets),
                 own,
