@@ -14,7 +14,7 @@ test: .venv/dev.stamp
 
 # The long measurements, some minutes, and one table of them.
 reliability: .venv/dev.stamp
-	RELIABILITY=full $(BIN)/pytest -n 0 tests/reliability
+	RELIABILITY=full $(BIN)/pytest -n 0 -m reliability
 
 # Known vulnerabilities of what is installed; asks PyPI.
 audit: .venv/dev.stamp

@@ -139,6 +139,7 @@ def test_photos_that_cannot_be_read_are_tried_again(folder, capsys):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.reliability("folder run on a full disk: nothing lost that was done")
 def test_a_full_disk_loses_nothing_that_was_done(folder):
     photos = sorted((folder / "photos").iterdir())
     file = folder / "found.json"

@@ -138,6 +138,7 @@ def test_a_folder_of_photos(tmp_path, propose):
     assert written == ["a.png.png", "b.png.png"]
 
 
+@pytest.mark.reliability("photos of the same name in two folders")
 def test_the_same_name_in_two_folders(tmp_path, propose):
     photos = [write_photo(tmp_path / folder / "7.png", seed) for seed, folder in enumerate("ab")]
     assert propose(*photos).exit_code == 0
@@ -151,6 +152,7 @@ def test_the_same_name_in_two_folders(tmp_path, propose):
         np.testing.assert_array_equal(np.asarray(both), np.asarray(alone))
 
 
+@pytest.mark.reliability("photos with odd names, links in circles")
 def test_names_may_be_anything(tmp_path, propose, monkeypatch):
     photos = tmp_path / "mes photos 写真"
     names = ["-dash.png", "ein bild ü.png", "写真.png", "'\"$(touch x);.png", "a\nb.png"]

@@ -165,6 +165,7 @@ def test_there_are_forty_and_a_sound_file_has_none(tmp_path, photos):
     assert check_annotations(write(tmp_path, sound()), photos) == []
 
 
+@pytest.mark.reliability("seeded faults of annotation files: listed, and treated as said")
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_found_and_has_the_effect_that_is_said(tmp_path, photos, name):
     spoil, record, training, evaluation = FAULTS[name]

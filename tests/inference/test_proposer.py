@@ -236,6 +236,7 @@ def test_a_path_a_picture_and_an_array_are_one_photo(net, tmp_path):
     np.testing.assert_array_equal(expected.image, PHOTO)
 
 
+@pytest.mark.reliability("photos with an orientation: the proposals of the turned pixels")
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [

@@ -4,6 +4,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.reliability
+
 PROGRAM = """
 import sys, time
 import numpy as np

@@ -13,6 +13,7 @@ from image_zoo import bomb, zoo
 from sharpmask.cli.photos import write_records
 from sharpmask.images import ImageError, read_image
 
+pytestmark = pytest.mark.reliability
 FILES = zoo()
 
 

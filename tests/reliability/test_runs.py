@@ -23,6 +23,8 @@ from sharpmask.training.checkpoint import read_checkpoint
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import toy_run
 
+pytestmark = pytest.mark.reliability
+
 
 def in_child(function):
     """Start a function in a process that is a copy of this one."""

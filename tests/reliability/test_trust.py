@@ -21,6 +21,7 @@ from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.torch7_format import read_torch7
 from sharpmask.models.weights import load_backbone
 
+pytestmark = pytest.mark.reliability
 SOURCE = Path(sharpmask.__file__).parent
 
 

@@ -31,6 +31,7 @@ def test_no_checkpoint_is_the_beginning(tmp_path):
     assert restored(tmp_path / "checkpoint.safetensors") == 0
 
 
+@pytest.mark.reliability("checkpoint cut off at 1000 places: noticed")
 def test_a_truncated_file_is_noticed_wherever_it_ends(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     content = saved(path)
@@ -40,6 +41,7 @@ def test_a_truncated_file_is_noticed_wherever_it_ends(tmp_path):
             read_checkpoint(path)
 
 
+@pytest.mark.reliability("checkpoint with 1000 single bits flipped: noticed, or nothing changed")
 def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     content = saved(path)
@@ -63,6 +65,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path):
     assert harmless < 10
 
 
+@pytest.mark.reliability("damaged checkpoint: the one before it is taken")
 def test_the_one_before_takes_the_place_of_a_damaged_one(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     saved(path, step=5)

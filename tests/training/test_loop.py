@@ -245,6 +245,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(source)}
 
 
+@pytest.mark.reliability("training killed in a write, sync or rename: bit-identical ends")
 @pytest.mark.parametrize(
     ("call", "number", "left"),
     [
@@ -387,6 +388,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
 # --- what can go wrong ---
 
 
+@pytest.mark.reliability("loss that is no number: stops in that step, batch named, checkpoint kept")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_is_kept(tmp_path, whole, value):
     def spoil(terms, model):
