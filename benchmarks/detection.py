@@ -111,10 +111,10 @@ def source_of(method: str, work: Path, split: str, images: Sequence[CocoImage]) 
     if method == "selective search":
         file = work / f"selective_search_{split}.json"
         kept(file, lambda: selective_search(images))
-        return FileRegions(file, FOUND, images)
+        return FileRegions(file, FOUND, images, print)
     engine = load_engine(NAME, streams=streams_for(len(images)))
     proposer = Proposer(engine, num_proposals=FOUND)
-    return CachedRegions(work / "proposals", resolve(NAME), proposer, {"num_proposals": FOUND})
+    return CachedRegions(work / "proposals", resolve(NAME), proposer)
 
 
 def regions(images: Sequence[CocoImage], source: RegionSource) -> Photos:

@@ -200,9 +200,12 @@ def targets() -> str:
     content, tiles = result("speed"), result("tiles")
     relative, recall = content["relative_to_product"], content["mask_AR"]
     resnet, folder = content["resnet50"], content["folder"]
+    cold = content["cold_start_s"]["openvino-bf16"]
     kinds = {name: f"OpenVINO, {name}" for name in ("bfloat16", "int8")}
     cost = {
         name: f"{100 * (1 - recall[key]['AR@100'] / recall['OpenVINO']['AR@100']):.1f} %"
+        if recall
+        else "-"
         for name, key in kinds.items()
     }
     rows = [
@@ -233,12 +236,12 @@ def targets() -> str:
             "at least 1.0",
         ],
         [
-            f"folder of {folder['photos']} photos: throughput / as many commands of one photo",
-            f"{content['cold_start_s']['openvino-bf16'] / folder['s_per_photo']:.1f}",
+            f"folder of {folder['photos']} photos: time of one command alone / time of each",
+            f"{cold / folder['s_per_photo']:.1f}",
             "at least 1.3",
         ],
         [
-            "the same / one by one in a process that runs already",
+            "folder: throughput / that of photos one by one in a process that runs already",
             f"{folder['throughput_ratio']:.2f}",
             "at least 1.3",
         ],
@@ -249,8 +252,13 @@ def targets() -> str:
         ],
         [
             "`sharpmask propose` from a cold start to the written result",
-            f"{content['cold_start_s']['openvino-bf16']:.1f} s",
+            f"{cold:.1f} s",
             "below 3 s",
+        ],
+        [
+            "peak memory, 1000 proposals on 12 megapixels, torch",
+            f"{result('memory')['peak_gb']:.2f} GB",
+            "-",
         ],
         [
             f"{tiles['side']} x {tiles['side']} pixels in tiles: memory besides the model's",

@@ -87,7 +87,8 @@ def pytest_terminal_summary(terminalreporter):
         rows.append((what, f"{held[what]} of {count}", "all", met))
     terminalreporter.section("reliability")
     header = ("what", "measured", "target", "")
-    widths = [max(len(row[k]) for row in (header, *rows)) for k in range(4)]
+    # A list of names may stand out.
+    widths = [min(75, max(len(row[k]) for row in (header, *rows))) for k in range(4)]
     for row in (header, *sorted(rows)):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         terminalreporter.write_line("  ".join(cells).rstrip())

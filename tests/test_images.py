@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from sharpmask.images import MAX_PIXELS, ImageError, list_images, read_image, write_image
+from sharpmask.images import (
+    MAX_PIXELS,
+    ImageError,
+    list_images,
+    read_image,
+    reduce_image,
+    write_image,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -670,6 +677,17 @@ def test_write_refusals(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder.png"]
 
 
+# Reducing
+
+
+@pytest.mark.parametrize("size", [(2, 2), (7, 5), (2051, 300), (1, 1)], ids=str)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_reducing_by_strips_is_that_of_the_whole_picture(size, factor):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    expected = np.asarray(Image.fromarray(picture).reduce(factor))
+    np.testing.assert_array_equal(reduce_image(picture, factor), expected)
+
+
 # Listing
 
 
@@ -681,6 +699,7 @@ def test_list_images(tmp_path):
     inside = [tmp_path / name for name in ("10.tiff", "9.webp", "a.png", "b.JPG")]
     assert list_images([tmp_path]) == inside
     assert list_images(str(tmp_path)) == inside
+    assert list_images([tmp_path, inside[1]]) == inside  # none twice
     kept = [tmp_path / "c.txt", str(tmp_path), "missing.jpg"]
     assert list_images(iter(kept)) == [tmp_path / "c.txt", *inside, Path("missing.jpg")]
     assert list_images([]) == []

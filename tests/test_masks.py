@@ -387,6 +387,16 @@ def test_malformed_run_lengths_are_refused(change):
         segmentation_to_rle(GOOD | change, (10, 11))
 
 
+@pytest.mark.parametrize(
+    "size", [(-5, 11), (10, -5), (0, 11), (0, 0), (2**40, 11), (2**31, 2**31), (2**33, 2**33)]
+)
+@pytest.mark.parametrize("counts", [None, "0", [0]])
+def test_sizes_that_no_image_has_are_refused(size, counts):
+    polygon = [[1, 1, 9, 1, 5, 5]]
+    with pytest.raises(ValueError, match="segmentation: no mask can be"):
+        segmentation_to_rle({"size": [*size], "counts": counts} if counts else polygon, size)
+
+
 def test_run_lengths_without_size_or_counts_are_refused():
     for key in ("size", "counts"):
         with pytest.raises(ValueError, match="segmentation"):

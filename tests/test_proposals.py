@@ -202,6 +202,19 @@ def test_a_plot_is_a_picture_of_the_photos_size():
     np.testing.assert_array_equal(proposals.image, before)
 
 
+def test_an_enormous_photo_is_drawn_smaller(monkeypatch):
+    masks = np.zeros((2, 80, 80), bool)
+    masks[0, 6:30, 6:30], masks[1, 40:50, 50:72] = True, True
+    whole = at_pixels(masks)
+    monkeypatch.setattr(sharpmask.proposals, "MAX_DRAWN", 40)
+    found = whole.plot(2)
+    assert found.shape == (40, 40, 3)
+    smaller = at_pixels(masks[:, ::2, ::2])
+    different = (found != smaller.plot(2)).any(axis=2)
+    assert different.mean() < 0.05  # at most along the outlines
+    assert (found != smaller.image).any(axis=2).sum() > 12 * 12
+
+
 def test_a_plot_leaves_repeats_out():
     masks = np.zeros((3, 40, 40), bool)
     masks[:2, 5:20, 5:20] = True

@@ -131,7 +131,8 @@ def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
 def list_images(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
     """Name the pictures in `paths`: a directory gives those in it by name, a file stays as it is.
 
-    A directory is not searched deeper. Its hidden files and other suffixes are passed over.
+    What is named twice is listed once. A directory is not searched deeper; its hidden files and
+    other suffixes are passed over.
 
     Raises:
         ImageError: a directory cannot be read or holds no picture.
@@ -141,7 +142,18 @@ def list_images(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> l
     found: list[Path] = []
     for path in map(Path, paths):
         found += _list_directory(path) if path.is_dir() else [path]
-    return found
+    return list(dict.fromkeys(found))
+
+
+def reduce_image(image: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "a b 3"]:
+    """A whole number of times smaller, rounded up, each pixel the mean of those it stands for.
+
+    Done strip by strip: an image that is mapped from a file never lies in memory as a whole.
+    """
+    rows = factor * max(1, _STRIP_PIXELS // (factor * image.shape[1]))
+    strips = (image[top : top + rows] for top in range(0, len(image), rows))
+    reduced = [np.asarray(Image.fromarray(np.ascontiguousarray(s)).reduce(factor)) for s in strips]
+    return np.concatenate(reduced)
 
 
 def _list_directory(directory: Path) -> list[Path]:

@@ -162,6 +162,8 @@ def segmentation_to_rle(segmentation: object, image_size: tuple[int, int]) -> Rl
         ValueError: It is none of these, is malformed, or does not fit the image.
     """
     height, width = image_size
+    if min(image_size) < 1 or height * width >= 2**32:
+        raise ValueError(f"segmentation: no mask can be {height} high and {width} wide")
     if isinstance(segmentation, Mapping):
         return _checked_rle(segmentation, image_size)
     if not isinstance(segmentation, Sequence) or not segmentation:

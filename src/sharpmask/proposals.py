@@ -10,8 +10,10 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sharpmask import masks
 from sharpmask.drawing import draw_masks
+from sharpmask.images import reduce_image
 from sharpmask.masks import Rle
 
+MAX_DRAWN = 4096
 SUPPRESSION_CHUNK = 64
 """Masks pasted and compared at once."""
 
@@ -156,8 +158,15 @@ class Proposals:
     def plot(self, count: int = 10, repeats: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """The best ``count`` masks drawn on the photo, the best on top.
 
-        Of masks whose IoU exceeds ``repeats`` only the best is drawn, or nothing could be seen.
+        Of masks whose IoU exceeds ``repeats`` only the best is drawn, or nothing could be seen. A
+        photo with a side of more than ``MAX_DRAWN`` pixels is drawn smaller.
         """
         best, distinct = self[: 10 * count].distinct_first(repeats, count)
         best = best[:distinct]
-        return draw_masks(self.image, best.masks(), [f"{score:.2f}" for score in best.scores])
+        factor = -(-max(self.image_size) // MAX_DRAWN)
+        if factor > 1:
+            image = reduce_image(self.image, factor)
+            best = Proposals(
+                image, best.scores, best.windows / factor, best.patch_masks, best.mask_threshold
+            )
+        return draw_masks(best.image, best.masks(), [f"{score:.2f}" for score in best.scores])

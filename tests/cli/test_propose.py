@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import sharpmask
 from sharpmask.cli.main import app
 from sharpmask.cli.photos import image_ids, overlay_paths
+from sharpmask.images import read_image
 from sharpmask.models.weights import build, save
 
 SIZE = (48, 64)
@@ -171,6 +172,18 @@ def test_names_may_be_anything(tmp_path, propose, monkeypatch):
     monkeypatch.chdir(photos)
     assert propose("./-dash.png", output=tmp_path / "dash").exit_code == 0
     assert len(results(tmp_path / "dash")) == 3
+
+
+def test_a_large_picture_in_tiles(tmp_path, propose):
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 700, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    result = propose(tmp_path / "large.png", "--tiles", **{"num-proposals": 150})
+    assert result.exit_code == 0, result.output
+    records = results(tmp_path / "out")
+    assert 100 < len(records) <= 150  # more than a tile gives
+    assert {tuple(record["segmentation"]["size"]) for record in records} == {(200, 700)}
+    assert max(record["bbox"][0] + record["bbox"][2] for record in records) > 640
+    assert read_image(tmp_path / "out" / "overlay.png").shape == (200, 700, 3)
 
 
 def test_a_photo_without_any_proposal_gives_an_empty_list(tmp_path, propose, weights):

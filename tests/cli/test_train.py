@@ -17,6 +17,9 @@ from typer.testing import CliRunner
 import sharpmask
 from sharpmask.cli import train
 from sharpmask.cli.main import app
+from sharpmask.detection import detector_training
+from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.tails import TAILS
 from sharpmask.models.weights import load, read_metadata
 from sharpmask.training import stages
 
@@ -339,3 +342,46 @@ def test_what_must_be_given():
         assert result.exit_code == 2
         assert "--train" in result.stderr
     assert "Stage two" in invoke("sharpmask", "--help").output
+
+
+# --- what is random ---
+
+
+def detector_options(coco_folder, folder):
+    """What a Fast R-CNN needs besides: an ImageNet net, and any proposals."""
+    parts = BACKBONES["mobilenet_v2"](), TAILS["mobilenet_v2"](padding="zero")
+    state = {key: value for part in parts for key, value in part.state_dict().items()}
+    save_file(state, folder / "imagenet.safetensors")
+    image_ids = [image["id"] for image in json.loads(coco_folder.train.read_text())["images"]]
+    records = [{"image_id": k, "bbox": [5, 5, 20, 20], "score": 0.5} for k in image_ids]
+    (folder / "found.json").write_text(json.dumps(records))
+    files = ["--init", folder / "imagenet.safetensors", "--proposals", folder / "found.json"]
+    return ["--kind", "fast-rcnn", "--min-objects", 2, *files]
+
+
+@pytest.mark.parametrize("command", ["deepmask", "sharpmask", "detector"])
+def test_the_seed_alone_decides_the_weights(
+    stage_one, given, tmp_path, coco_folder, monkeypatch, command
+):
+    """Those at the end; of stage two and the detector, to save time, those at the start."""
+    if command != "deepmask":
+        for module in (stages, detector_training):
+            monkeypatch.setattr(module, "fit", lambda *_, **__: {})
+    options = {
+        "deepmask": lambda: THIN,
+        "sharpmask": lambda: ["--deepmask", stage_one[0], "--mask-channels", 16],
+        "detector": lambda: detector_options(coco_folder, tmp_path),
+    }[command]()
+    numbers = ["--workers", 0, "--set", "steps=1", "--set", "batch_size=1"]
+    ends = []
+    for run, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(run)
+        np.random.seed(run)  # noqa: NPY002 - what was random before must not matter
+        output = tmp_path / str(run)
+        settings = [*numbers, "--output", output, "--set", f"seed={seed}"]
+        result = invoke(command, *given, *options, *settings)
+        assert result.exit_code == 0, result.output
+        ends.append(load_file(output / "model.safetensors"))
+    first, same, other = ends
+    assert all(torch.equal(value, same[key]) for key, value in first.items())
+    assert any(not torch.equal(value, other[key]) for key, value in first.items())

@@ -221,9 +221,13 @@ def test_a_stopped_description_goes_on_with_the_photos_left(tmp_path):
     first = KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes)
     assert first.dtype == np.float16
     (left,) = (tmp_path / "vectors").iterdir()
-    left.with_name("cut.part").write_bytes(left.read_bytes()[:50])  # of a killed process
+    left.with_suffix(".part").write_bytes(left.read_bytes()[:50])  # of a killed process
     again = [KeptVectors(net, tmp_path / "vectors")(picture, boxes) for picture in pictures]
     assert described == [0, 40, 80]
+    assert len(list((tmp_path / "vectors").iterdir())) == 4
+    left.write_bytes(left.read_bytes()[:50])  # a damaged one is no better than none
+    KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes)
+    assert described.pop() == 0
     np.testing.assert_array_equal(again[0], first)
     # Other boxes, another picture or other weights are described anew.
     KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes + 1)

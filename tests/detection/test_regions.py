@@ -66,6 +66,8 @@ def test_boxes_alone_are_clipped_by_a_pixel():
     ("record", "message"),
     [
         ({}, r"proposal 1 .*expected a segmentation or a bbox"),
+        ({"score": None}, "expected a score, got"),
+        ({"score": "high"}, "expected a score, got"),
         ({"bbox": [1, 2, 3]}, "expected a segmentation or a bbox"),
         ({"bbox": [50, 2, 30, 4]}, r"bbox \[50, 2, 30, 4\] lies outside the image"),
         ({"bbox": [1, 2, float("nan"), 4]}, "lies outside the image"),
@@ -96,14 +98,18 @@ def test_a_file_of_proposals(tmp_path):
     path = tmp_path / "found.json"
     path.write_text(json.dumps([*records, {**records[0], "image_id": 3, "bbox": [90, 0, 1, 1]}]))
     images = [photo([], [], id=k) for k in (1, 2, 3)]
-    source = FileRegions(path, 2, images)
+    said = []
+    source = FileRegions(path, 2, images, said.append)
+    assert said == [f"{path}: holds no proposals for 1 of 3 photos, e.g. for image 2"]
     assert source(images[0]).boxes.tolist() == [[0, 0, 5, 9], [0, 0, 5, 7]]
     assert source(images[0]).scores.tolist() == [1, 1]  # 9 and 7 are no probabilities
     assert len(source(images[1])) == 0
     with pytest.raises(ValueError, match=r"found\.json: image 3: proposal 0 .*outside"):
         source(images[2])
     with pytest.raises(ValueError, match=r"for none of the 1 photos, e\.g\. not for image 2"):
-        FileRegions(path, 2, images[1:2])
+        FileRegions(path, 2, images[1:2], print)
+    with pytest.raises(ValueError, match="some photos have the same image id"):
+        FileRegions(path, 2, [*images, images[0]], print)
 
 
 class CountingEngine:
@@ -132,22 +138,27 @@ def test_proposals_are_computed_once_for_each_setting(tmp_path, coco_folder):
     engine, weights = CountingEngine(), tmp_path / "weights"
     weights.write_bytes(b"numbers")
 
-    def source(**settings):
-        proposer = Proposer(engine, num_proposals=3, num_candidates=3, scales=[0])
-        return CachedRegions(tmp_path / "cache", weights, proposer, settings)
+    def source(threshold=0.35):
+        settings = {"num_proposals": 3, "num_candidates": 3, "scales": [0]}
+        proposer = Proposer(engine, mask_threshold=threshold, **settings)
+        return CachedRegions(tmp_path / "cache", weights, proposer)
 
-    first = [source(scales="a")(image) for image in images]
+    first = [source()(image) for image in images]
     assert engine.images == len(images)
-    again = [source(scales="a")(image) for image in images]
+    again = [source()(image) for image in images]
     assert engine.images == len(images)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
         assert one.rles == other.rles
-    source(scales="b")(images[0])
+    source(threshold=0.5)(images[0])
     assert engine.images == len(images) + 1
     weights.write_bytes(b"other numbers")
-    source(scales="a")(images[0])
+    source()(images[0])
     assert engine.images == len(images) + 2
+    for file in tmp_path.rglob("*.json"):
+        file.write_text(file.read_text()[:30])  # damaged
+    source()(images[0])
+    assert engine.images == len(images) + 3
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -157,7 +168,7 @@ def test_a_photo_that_cannot_be_read_is_left_out(tmp_path, coco_folder):
     bad.write_bytes(b"no picture")
     images.insert(1, photo([], [], path=bad))
     proposer = Proposer(CountingEngine(), num_proposals=3, num_candidates=3, scales=[0])
-    source = CachedRegions(tmp_path / "cache", bad, proposer, {})
+    source = CachedRegions(tmp_path / "cache", bad, proposer)
     problems = []
     found = list(regions_of_all(images, source, streams=2, report=problems.append))
     assert [image for image, _ in found] == images[:1] + images[2:]

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from typer.testing import CliRunner
 
+from sharpmask.cli.main import app
 from sharpmask.evaluation.average_precision import METRICS, average_precision, precision_table
 from sharpmask.masks import encode
 
@@ -96,13 +98,18 @@ def test_boxes_alone_and_nothing_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 99}, "detection 0: image 99 is not in"),
-        ({"category_id": 1}, "detection 0: category 1 is not in"),
-        ({"score": float("nan")}, "detection 0: expected a finite score"),
-        ({"score": None}, "detection 0: expected a finite score"),
-        ({"bbox": [1, 2, 3]}, "detection 0: expected a finite score and bbox"),
-        ({"segmentation": {"size": [1, 1], "counts": "0"}}, "detection 0: segmentation: RLE size"),
-        ({"segmentation": {"size": [*SIZE], "counts": "~~~"}}, "detection 0: segmentation"),
+        ({"image_id": 99}, "detections: record 0: image 99 is not in"),
+        ({"category_id": 1}, "detections: record 0: category 1 is not in"),
+        ({"score": float("nan")}, "detections: record 0: expected a finite score"),
+        ({"score": None}, "detections: record 0: expected a finite score"),
+        ({"score": 10**400}, "detections: record 0: expected a finite score"),
+        ({"category_id": []}, r"detections: record 0: category \[\] is not in"),
+        ({"bbox": [1, 2, 3]}, "detections: record 0: expected a finite score and bbox"),
+        ({"segmentation": {"size": [1, 1], "counts": "0"}}, "record 0: segmentation: RLE size"),
+        (
+            {"segmentation": {"size": [*SIZE], "counts": "~~~"}},
+            "detections: record 0: segmentation",
+        ),
     ],
     ids=str,
 )
@@ -117,10 +124,18 @@ def test_a_strange_detection_is_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("images", {"complete": False}, 'image 0 is marked "complete": false'),
-        ("annotations", {"image_id": 99}, "annotation 1: has an image_id that no image has"),
+        ("images", {"complete": False}, 'image 0: is marked "complete": false'),
+        ("annotations", {"image_id": 99}, r"annotations\[0\] has an image_id that no image"),
         ("annotations", {"segmentation": [[1, 2]]}, "annotation 1: segmentation: a polygon"),
-        ("categories", None, "with 'categories'"),
+        ("annotations", {"bbox": [float("nan"), 1, 2, 3]}, "annotation 1: expected 'bbox'"),
+        ("annotations", {"area": float("nan")}, "annotation 1: expected 'area'"),
+        ("annotations", {"iscrowd": 1, "segmentation": [[1]]}, "annotation 1: segmentation"),
+        ("images", {"height": None}, r"images\[0\] needs integers id, height and width"),
+        ("images", {"height": -5}, "segmentation: no mask can be -5 high"),
+        ("categories", {"id": 7}, "category 7: has an id that appears twice"),
+        ("categories", {"id": None}, "category {'id': None, .*: needs an id and a name"),
+        ("categories", None, "has no 'categories'"),
+        ("images", None, "'images' is missing"),
     ],
 )
 def test_a_strange_annotation_file_is_refused(tmp_path, key, change, message):
@@ -131,8 +146,84 @@ def test_a_strange_annotation_file_is_refused(tmp_path, key, change, message):
         truth[key][0] |= change
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(truth))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
         average_precision(path, detections)
+
+
+def test_what_is_no_json_is_named(tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=f"{path}: not a JSON file"):
+        average_precision(path, [])
+
+
+def figures_of(tmp_path, truth, detections, **options):
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    return average_precision(path, detections, **options)
+
+
+def test_categories_of_one_name_are_one(tmp_path):
+    truth, detections = scene()
+    expected = figures_of(tmp_path, truth, detections)
+    truth["categories"].append({"id": 5, "name": "cat"})
+    for record in (*truth["annotations"][::2], *detections[::3]):
+        if record["category_id"] == 3:
+            record["category_id"] = 5
+    assert figures_of(tmp_path, truth, detections) == expected
+    cats = figures_of(tmp_path, truth, detections, categories=["cat"])
+    assert cats["boxes"]["AP"] == pytest.approx(expected["boxes"]["AP/cat"])
+
+
+def test_ids_do_not_matter(tmp_path):
+    truth, detections = scene()
+    expected = figures_of(tmp_path, truth, detections)
+    for record in truth["annotations"]:
+        record["id"] = 1  # pycocotools and hotcoco would confuse them
+    for image in truth["images"]:
+        image["id"] -= 50
+    for record in (*truth["annotations"], *detections):
+        record["image_id"] -= 50
+    for record in (*truth["annotations"], *detections, *truth["categories"]):
+        key = "id" if "name" in record else "category_id"
+        record[key] = f"category {record[key]}"
+    assert figures_of(tmp_path, truth, detections) == expected
+
+
+def test_box_and_area_that_are_missing_are_measured(tmp_path):
+    truth, detections = scene()
+    expected = figures_of(tmp_path, truth, detections)
+    for record in truth["annotations"]:
+        del record["bbox"], record["area"]
+    assert figures_of(tmp_path, truth, detections) == expected
+
+
+def test_an_object_of_no_category_is_left_out(tmp_path):
+    truth, detections = scene()
+    spare = {**truth["annotations"][0], "bbox": [0, 0, 9, 9], "category_id": 1}
+    expected = figures_of(tmp_path, truth, detections)
+    for category in (1, None, []):
+        extended = [*truth["annotations"], {**spare, "category_id": category}]
+        assert figures_of(tmp_path, {**truth, "annotations": extended}, detections) == expected
+
+
+def test_masks_that_are_null_leave_boxes(tmp_path):
+    truth, detections = scene()
+    empty = [{**record, "segmentation": None} for record in detections]
+    expected = {"boxes": figures_of(tmp_path, truth, detections)["boxes"]}
+    assert figures_of(tmp_path, truth, empty) == expected
+
+
+def test_the_command_names_the_file_and_the_place_in_it(tmp_path):
+    truth, detections = scene()
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps([*reversed(detections), {**detections[0], "category_id": 1}]))
+    command = ["evaluate", "--annotations", tmp_path / "truth.json", "--detections", found]
+    result = CliRunner().invoke(app, [*map(str, command)])
+    assert result.exit_code == 2
+    said = f"{found}: record {len(detections)}: category 1 is not in the annotations"
+    assert said in result.stderr
 
 
 def test_an_unknown_category_is_refused(tmp_path):

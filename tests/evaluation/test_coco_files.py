@@ -28,6 +28,7 @@ def test_results_are_read_image_by_image_in_any_order(tmp_path, monkeypatch, kep
         for image_id in (4, 5, 6, 7, 8):
             expected = [record for record in records if record["image_id"] == image_id]
             assert results.proposals(image_id) == expected
+        assert list(results) == records
 
 
 def test_empty_results(tmp_path):

@@ -190,6 +190,22 @@ def test_masks_may_be_polygons_or_uncompressed():
     assert evaluation.masks.average_recall(1) == evaluation.boxes.average_recall(1) == 1
 
 
+def test_an_area_that_is_missing_is_that_of_the_mask():
+    left, right = rectangle(0, 0, 8, 5), rectangle(8, 0, 8, 12)
+    for areas in ({}, {"area": None}):
+        evaluator = ProposalEvaluator()
+        objects = [{"bbox": [0, 0, 8, 5], "segmentation": mask, **areas} for mask in (left, right)]
+        evaluator.add(IMAGE, objects, [])
+        assert evaluator.summarize().masks.objects.tolist() == [2, 2, 0, 0]
+    large = {"id": 1, "height": 100, "width": 100}
+    square = {"segmentation": [[0, 0, 97, 0, 97, 97, 0, 97]]}
+    evaluator = ProposalEvaluator()
+    evaluator.add(large, [square], [])
+    assert evaluator.summarize().masks.objects.tolist() == [1, 0, 0, 1]
+    with pytest.raises(ValueError, match="expected 'area' in square pixels, got None"):
+        ProposalEvaluator(masks=False).add(IMAGE, [{"bbox": [0, 0, 8, 5]}], [])
+
+
 def test_boundary_quality_of_the_best_of_the_first_hundred():
     shifted = {**PROPOSAL, "segmentation": rectangle(2, 3, 8, 8)}  # IoU 56 / 72
     low = {**PROPOSAL, "score": 0.1}
@@ -247,6 +263,8 @@ def test_boxes_alone():
         ({"bbox": [1, float("nan"), 2, 3]}, "proposal 1: expected 'bbox'"),
         ({"bbox": [1, 1, 2, float("inf")]}, "proposal 1: expected 'bbox'"),
         ({"bbox": "much"}, "proposal 1: expected 'bbox'"),
+        ({"bbox": [1, 1, 2, 10**400]}, "proposal 1: expected 'bbox'"),
+        ({"score": 10**400}, "proposal 1: expected a finite number as 'score'"),
     ],
 )
 def test_malformed_proposals_are_named(proposal, message):
@@ -263,10 +281,14 @@ def test_malformed_proposals_are_named(proposal, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"area": None}, "annotation 1: expected 'area'"),
+        ({"area": "much"}, "annotation 1: expected 'area'"),
+        ({"area": 10**400}, "annotation 1: expected 'area'"),
         ({"bbox": [1]}, "annotation 1: expected 'bbox'"),
         ({"segmentation": {"size": [1, 1], "counts": "0"}}, "annotation 1: .*does not fit"),
         ({"segmentation": None}, "annotation 1 has no 'segmentation'"),
+        ({"segmentation": {"size": SIZE, "counts": [5, 5]}}, "annotation 1: .*ends before"),
+        ({"iscrowd": 1, "segmentation": [[1, 2]]}, "annotation 1: segmentation: a polygon"),
+        ({"iscrowd": 1, "bbox": [1]}, "annotation 1: expected 'bbox'"),
     ],
 )
 def test_malformed_objects_are_named(change, message):

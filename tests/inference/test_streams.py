@@ -54,9 +54,10 @@ def test_whoever_stops_listening_stops_the_work():
 
 
 def test_streams_are_bounded(monkeypatch):
-    monkeypatch.setattr(streams.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(streams.os, "sched_getaffinity", lambda process: range(64))
     assert [streams_for(count) for count in (0, 1, 3, 100)] == [1, 1, 3, 4]
-    monkeypatch.setattr(streams.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(streams.os, "sched_getaffinity", lambda process: {3, 7})
     assert streams_for(100) == 2
+    monkeypatch.delattr(streams.os, "sched_getaffinity")  # as on other systems
     monkeypatch.setattr(streams.os, "cpu_count", lambda: None)
     assert streams_for(100) == 1

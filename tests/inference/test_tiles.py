@@ -9,7 +9,7 @@ from PIL import Image
 from reference.template_engine import TemplateEngine
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.tiles import Tile, TiledProposer, cut, halve
+from sharpmask.inference.tiles import Tile, TiledProposer, cut
 
 SIDE = 92
 """Of the squares that the engine looks for."""
@@ -104,12 +104,6 @@ def test_what_an_inner_edge_cuts():
     assert cut(boxes, inner, (200, 200)).tolist() == [True, True, True, True, False]
     assert cut(boxes, alone, (50, 100)).tolist() == [False] * 5
     assert cut(boxes, alone, (50, 200)).tolist() == [False, False, True, False, False]
-
-
-@pytest.mark.parametrize("size", [(2, 2), (7, 5), (2051, 3), (1, 1)], ids=str)
-def test_halving_is_that_of_the_whole_picture(size):
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    np.testing.assert_array_equal(halve(picture), np.asarray(Image.fromarray(picture).reduce(2)))
 
 
 def test_no_more_masks_than_asked_for():

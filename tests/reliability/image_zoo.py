@@ -34,6 +34,44 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+def bombs():
+    """Name -> a file of a few kilobytes that says it is enormous."""
+    image = Image.fromarray(smooth())
+    few = image.quantize(256, dither=0)
+    frame = struct.pack("<B4H", 0x2C, 0, 0, SIZE[1], SIZE[0])
+
+    def lying(content, mark, offset, form, *sides):
+        place, sides = content.index(mark) + offset, struct.pack(form, *sides)
+        return content[:place] + sides + content[place + len(sides) :]
+
+    files = {f"{w}x{h}.png": bomb(w, h) for w, h in ((100_000, 100_000), (2**31 - 1, 1))}
+    files["limit.png"] = bomb(20_000, 10_001)  # a little more than is allowed
+    for name, mark, options in (
+        ("plain.jpg", b"\xff\xc0", {}),
+        ("progressive.jpg", b"\xff\xc2", {"progressive": True}),
+    ):
+        files[name] = lying(saved(image, "JPEG", **options), mark, 5, ">HH", 65535, 65535)
+    for compression, stored in (("raw", 4), ("tiff_lzw", 3)):
+        content = saved(image, "TIFF", compression=compression)
+        entries = (256, 4, 1, 2**31 - 1, 257, 4, 1, 2**31 - 1)  # width and height
+        width = struct.pack("<HHI", 256, stored, 1)
+        files[f"{compression}.tif"] = lying(content, width, 0, "<HHIIHHII", *entries)
+    for side in (2**31 - 1, 1 - 2**31):  # upwards and downwards
+        files[f"{side}.bmp"] = lying(saved(image, "BMP"), b"BM", 18, "<ii", 2**31 - 1, side)
+    for disposal in (0, 2):  # the second wants a canvas to be cleared
+        content = saved(few, "GIF", disposal=disposal)
+        files[f"screen-{disposal}.gif"] = lying(content, b"GIF8", 6, "<HH", 65535, 65535)
+        files[f"frame-{disposal}.gif"] = lying(content, frame, 5, "<HH", 65535, 65535)
+    files["lossy.webp"] = lying(saved(image, "WEBP"), b"\x9d\x01*", 3, "<HH", 16383, 16383)
+    content = saved(image, "WEBP", lossless=True)
+    files["lossless.webp"] = lying(content, b"VP8L", 9, "<I", 16382 | 16382 << 14)
+    content = saved(image, "WEBP", save_all=True, append_images=[image.rotate(180)])
+    files["animated.webp"] = lying(content, b"VP8X", 12, "<HBHB", 65534, 0, 65534, 0)
+    files["plain.avif"] = lying(saved(image, "AVIF"), b"ispe", 8, ">II", 16000, 16000)
+    files["plain.ppm"] = b"P6 100000 100000 255\n" + bytes(99)
+    return files
+
+
 def interlaced():
     """Adam7, which Pillow reads but does not write."""
     pixels = smooth()

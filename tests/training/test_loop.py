@@ -250,6 +250,7 @@ def environment():
     ("call", "number", "left"),
     [
         # While step 10 was being written: step 5 is still there, whole.
+        ("write", 2, {"checkpoint.safetensors": 5}),
         ("fsync", 2, {"checkpoint.safetensors": 5}),
         ("replace", 2, {"checkpoint.safetensors": 5}),
         # Between the two renames there is none but the one before.
@@ -263,8 +264,13 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole, call, number, left):
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     found = {path.name: steps_done(path) for path in tmp_path.glob("checkpoint*.safetensors")}
     assert found == left
+    # What was being written lies beside them and does no harm.
+    part = tmp_path / ".checkpoint.safetensors.part"
+    share = part.stat().st_size / (whole[0] / "checkpoint.safetensors").stat().st_size
+    assert share == pytest.approx(0.5 if call == "write" else 1, rel=0.01)
     model = Toy()
     assert_same_run(whole, tmp_path, model, run(tmp_path, model))
+    assert not part.exists()
 
 
 def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path, whole):

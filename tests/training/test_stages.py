@@ -83,10 +83,11 @@ def val(coco_folder):
     return load_coco(coco_folder.val, coco_folder.images)
 
 
-def run(model, folder, data, fabric, *, recipe, val=None):
+def run(model, folder, data, fabric, *, recipe, val=None, workers=0):
     return train(
-        model, data=data, validation=val, recipe=recipe, output=folder, fabric=fabric, workers=0
-    )
+        model, data=data, validation=val, recipe=recipe, output=folder, fabric=fabric,
+        workers=workers,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -252,6 +253,22 @@ def test_stage_two_learns_from_scenes(tmp_path, data, fabric):
     assert loss_on(model, data)[0] < 0.9 * loss_on(thin_sharpmask(), data)[0]
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]) is key.startswith("deepmask."), key
+
+
+# Forking while TensorBoard's thread writes: newer Pythons warn.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")
+@pytest.mark.parametrize("recipe", [ONE, DENSE], ids=["patches", "scenes"])
+def test_workers_change_nothing(tmp_path, data, fabric, recipe):
+    short = dataclasses.replace(recipe, steps=5, validate_every=5)
+    ends = []
+    for workers in (0, 2, 4):
+        np.random.seed(workers)  # noqa: NPY002 - what was random before must not matter
+        model = thin_deepmask()
+        run(model, tmp_path / str(workers), data, fabric, recipe=short, workers=workers)
+        ends.append(model.state_dict())
+    for key, value in ends[0].items():
+        assert all(torch.equal(end[key], value) for end in ends[1:]), key
 
 
 # --- validation ---

@@ -1,6 +1,8 @@
 """A net of a few numbers for ``fit``; run as a script, a process of its own for it."""
 
 import dataclasses
+import io
+import itertools
 import json
 import os
 import signal
@@ -74,16 +76,24 @@ def run(output, model=None, **options):
     return fit(Toy() if model is None else model, output=output, **{**usual, **options})
 
 
+class HalfWritten(io.FileIO):
+    """A file that the process does not live to fill."""
+
+    def write(self, data):
+        super().write(data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def killed_at(output, call, number):
-    """Let the system kill this process before a call of the system, the so-manieth of its kind."""
-    owner, name = {"fsync": (os, "fsync"), "replace": (Path, "replace"), "open": (Path, "open")}[
-        call
-    ]
-    original, calls = getattr(owner, name), []
+    """Let the system kill this process in a write, or before an fsync or replace: the n-th."""
+    owners = {"write": (Path, "open"), "fsync": (os, "fsync"), "replace": (Path, "replace")}
+    owner, name = owners[call]
+    original, calls = getattr(owner, name), itertools.count(1)
 
     def counted(*arguments, **options):
-        calls.append(call)
-        if len(calls) == number:
+        if (call != "write" or "wb" in arguments) and next(calls) == number:
+            if call == "write":
+                return HalfWritten(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **options)
 
@@ -125,7 +135,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[2])
     if sys.argv[1] == "golden":  # records anew what a deliberate change of learning changed
         folder.write_text(json.dumps(golden(), indent=1))
-    elif sys.argv[1] in ("fsync", "replace", "open"):
+    elif sys.argv[1] in ("write", "fsync", "replace"):
         killed_at(folder, sys.argv[1], int(sys.argv[3]))
     else:
         shared(folder, int(sys.argv[1]), *map(int, sys.argv[3:]))

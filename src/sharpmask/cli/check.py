@@ -1,10 +1,11 @@
 """``sharpmask check``: what is wrong with an annotation file."""
 
-from collections import Counter
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, out
@@ -28,12 +29,15 @@ def check(
         findings = check_annotations(annotations, images)
         table = Table("record", "problem", "training", "evaluation")
         for finding in findings:
-            table.add_row(finding.record, finding.problem, finding.training, finding.evaluation)
+            table.add_row(*map(escape, astuple(finding)))
         if findings:
             out.print(table)
-        counts = Counter(f.training for f in findings), Counter(f.evaluation for f in findings)
-        for purpose, count in zip(("training", "evaluation"), counts, strict=True):
-            refused = "the file is refused" if count["refused"] else "the file can be used"
-            out.print(f"{purpose}: {refused}, {count['skipped']} records are skipped")
-        if any(count["refused"] for count in counts):
+        used: dict[str, list[str]] = {
+            "training": [finding.training for finding in findings],
+            "evaluation": [finding.evaluation for finding in findings],
+        }
+        for (purpose, uses), lost in zip(used.items(), ("skipped", "missed"), strict=True):
+            refused = "the file is refused" if "refused" in uses else "the file can be used"
+            out.print(f"{purpose}: {refused}, {uses.count(lost)} records are {lost}")
+        if any("refused" in uses for uses in used.values()):
             raise typer.Exit(1)

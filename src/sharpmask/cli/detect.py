@@ -48,14 +48,16 @@ def detect(
             )
         paths = list_images(images)
         streams = streams_for(len(paths))
-        torch.set_num_threads(max(1, torch.get_num_threads() // streams))
+        threads = torch.get_num_threads()
         proposer = Proposer(
             load_engine(source, engine, device, streams=streams),
             num_proposals=trained_with.get("num_proposals", 200),
             scales=trained_with.get("scales", "default"),
         )
+        # Each stream reads the regions of its photo with its share of the cores.
+        torch.set_num_threads(max(1, threads // streams))
         find = Detector(classifier, proposer, min_score=min_score)
-        settings = settings_of(context, detector, source)
+        settings = settings_of(context, detector, source) | {"engine": proposer.engine.name}
         pictures = overlay_paths(paths, output) if overlay else {}
 
         found_in = records_by(find, lambda found: found.plot(overlay_score), pictures)

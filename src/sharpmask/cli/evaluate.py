@@ -1,6 +1,7 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,14 @@ from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, complain, err, out
 from sharpmask.cli.photos import write_json
+from sharpmask.data.coco import CocoImage
 from sharpmask.evaluation.average_precision import average_precision, precision_table
-from sharpmask.evaluation.coco_files import GroundTruth, ResultsFile, load_ground_truth
+from sharpmask.evaluation.coco_files import (
+    GroundTruth,
+    ResultsFile,
+    examine_photos,
+    load_ground_truth,
+)
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
 from sharpmask.evaluation.report import results_table, write_report
 from sharpmask.export.runtimes import EngineName, load_engine
@@ -42,7 +49,7 @@ def evaluate(
     scales: Annotated[str, typer.Option(help="default, zoom or zoom2.")] = "default",
     mask_threshold: Annotated[float, typer.Option(help="See propose.")] = 0.35,
     suppression: Annotated[float, typer.Option(help="See propose.")] = 0.7,
-    first: Annotated[int | None, typer.Option(help="Only so many photos, by id.")] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Only so many photos, by id.")] = None,
     engine: Annotated[EngineName, typer.Option(help="See propose.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
@@ -52,9 +59,9 @@ def evaluate(
     """
     with clear_errors():
         if detections:
-            results = ResultsFile(detections)
-            found = [record for i in results.image_ids for record in results.proposals(i)]
-            figures = average_precision(annotations, found, categories=category or ())
+            figures = average_precision(
+                annotations, ResultsFile(detections), categories=category or (), source=detections
+            )
             out.print(precision_table({detections.stem: figures}))
             output.mkdir(parents=True, exist_ok=True)
             write_json(output / "precision.json", figures)
@@ -63,7 +70,7 @@ def evaluate(
         truth = load_ground_truth(annotations)
         if first:
             chosen = sorted(truth.images, key=lambda image: image["id"])[:first]
-            truth = GroundTruth(truth.path, tuple(chosen), truth.annotations)
+            truth = replace(truth, images=tuple(chosen))
         settings: dict[str, Any] = {"annotations": annotations.name, "photos": len(truth.images)}
         if proposals:
             method = proposals.stem
@@ -91,7 +98,7 @@ def evaluate(
 def evaluate_model(
     truth: GroundTruth, images: Path, proposer: Proposer, *, streams: int = 1
 ) -> Evaluation:
-    """Run a model over the photos of a data set and score it; unreadable ones count as missed."""
+    """Run a model over the photos of a data set and score it; those it cannot see are missed."""
     evaluator = ProposalEvaluator()
     for image, found in find_all(truth.images, images, proposer, streams=streams):
         evaluator.add(image, truth.annotations[image["id"]], found)
@@ -101,13 +108,26 @@ def evaluate_model(
 def find_all(
     images: Sequence[Mapping[str, Any]], folder: Path, proposer: Proposer, *, streams: int
 ) -> Iterator[tuple[Mapping[str, Any], list[dict[str, Any]]]]:
-    """Each image of a data set and its proposals, none for one that cannot be read."""
+    """Each image of a data set and its proposals.
 
-    def found_in(image: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return proposer(folder / image["file_name"]).to_coco(image["id"])
+    There are none for a photo that cannot be read, or is not of the size that its entry states.
+
+    Raises:
+        ValueError: An entry names no photo.
+    """
+    photos, faults = examine_photos(images, folder)
+    for record, problem in faults:
+        raise ValueError(f"{record} {problem}")
+
+    def found_in(photo: CocoImage) -> list[dict[str, Any]]:
+        try:
+            pixels = photo.read()
+        except ValueError as error:
+            raise ImageError(str(error)) from None
+        return proposer(pixels).to_coco(photo.id)
 
     for image, call in track(
-        zip(images, map_ordered(found_in, images, streams), strict=True),
+        zip(images, map_ordered(found_in, photos, streams), strict=True),
         "evaluating",
         total=len(images),
         console=err,

@@ -1,14 +1,18 @@
 """``sharpmask export``: models for ONNX Runtime and OpenVINO."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from sharpmask.cli.console import clear_errors, out
+from sharpmask.cli.evaluate import evaluate_model
+from sharpmask.evaluation.coco_files import load_ground_truth
 from sharpmask.export.exporters import export as export_model
-from sharpmask.export.runtimes import Runtime
+from sharpmask.export.runtimes import Runtime, load_engine
 from sharpmask.images import list_images
+from sharpmask.inference.proposer import Proposer
 from sharpmask.models.weights import load
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -25,18 +29,34 @@ def export(
     calibrate: Annotated[
         Path | None, typer.Option(help="For --int8: folder of photos like those it is for.")
     ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="For --int8: measure on these photos what it costs.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the photos measured on.")] = None,
 ) -> None:
     """Export a model: an encoder and a decoder for images of any size, normalisation inside.
 
     The exported model is run once and compared with the original. Use it with --weights FOLDER.
     """
     with clear_errors():
-        if int8 and (runtime != "openvino" or calibrate is None):
-            raise ValueError("--int8: give --format openvino and --calibrate DIR too")
-        engine = export_model(load(weights), output, runtime)
-        if int8 and calibrate:
+        if int8 != (calibrate is not None) or (int8 and runtime != "openvino"):
+            raise ValueError("--int8 goes with --format openvino and --calibrate DIR")
+        if (annotations is None) != (images is None) or (annotations and not int8):
+            raise ValueError("--annotations goes with --int8 and --images DIR")
+        if calibrate is None:
+            export_model(load(weights), output, runtime)
+        else:
             from sharpmask.export.quantise import quantise
 
-            likeness = quantise(output, list_images([calibrate]), output)
+            photos = list_images([calibrate])
+            with TemporaryDirectory() as temporary:
+                whole = export_model(load(weights), Path(temporary), runtime)
+                likeness = quantise(Path(temporary), photos, output)
             out.print(f"int8: mean IoU of the best masks with those of float32: {likeness:.3f}")
-        out.print(f"{engine.name} in {output}; use it with --weights {output}", markup=False)
+            if annotations and images:
+                truth = load_ground_truth(annotations)
+                for name, engine in (("float32", whole), ("int8", load_engine(output))):
+                    masks = evaluate_model(truth, images, Proposer(engine)).masks
+                    if masks:
+                        out.print(f"{name}: mask AR@100 {100 * masks.figures()['AR@100']:.1f}")
+        out.print(f"{runtime} in {output}; use it with --weights {output}", markup=False)

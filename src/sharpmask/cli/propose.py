@@ -17,6 +17,8 @@ from sharpmask.inference.streams import streams_for
 from sharpmask.inference.tiles import TiledProposer
 from sharpmask.proposals import Proposals
 
+PROPOSALS_OF_A_TILE = 100
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -59,7 +61,8 @@ def propose(
     """
     with clear_errors():
         paths = list_images(images)
-        streams = streams_for(len(paths))
+        # A picture in tiles is large, and one after the other keeps the cores busy too.
+        streams = 1 if tiles else streams_for(len(paths))
         if torch7:
             from sharpmask.inference.torch7_proposer import Torch7Proposer
 
@@ -71,7 +74,7 @@ def propose(
         else:
             proposer = Proposer(
                 load_engine(weights, engine, device, streams=streams),
-                num_proposals=num_proposals,
+                num_proposals=PROPOSALS_OF_A_TILE if tiles else num_proposals,
                 scales=scales,
                 mask_threshold=mask_threshold,
                 suppression=suppression,
@@ -81,7 +84,7 @@ def propose(
             bar = partial(track, description="tiles", console=err, disable=not err.is_terminal)
             shown = bar if len(paths) == 1 else iter
             propose_in = TiledProposer(proposer, num_proposals=num_proposals, progress=shown)
-        settings = settings_of(context, weights)
+        settings = settings_of(context, weights) | {"engine": proposer.engine.name}
         pictures = overlay_paths(paths, output) if overlay else {}
 
         found_in = records_by(propose_in, lambda found: found.plot(overlay_masks), pictures)

@@ -1,6 +1,7 @@
 """``sharpmask train``: both stages on COCO-format data of one's own."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,7 +33,8 @@ from sharpmask.detection.regions import (
     frequent_categories,
     regions_of_all,
 )
-from sharpmask.export.runtimes import load_engine
+from sharpmask.evaluation.average_precision import average_precision
+from sharpmask.export.runtimes import DESCRIPTION, load_engine
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.streams import streams_for
 from sharpmask.models.backbones import BACKBONES
@@ -93,11 +95,12 @@ def deepmask(
             "head": head,
             "bottleneck_channels": bottleneck_channels,
         }
+        numbers = choose_recipe(recipe, settings)
+        torch.manual_seed(numbers.seed)
         model = build({"model": "deepmask", **options})
         assert isinstance(model, DeepMask)
         if init:
             load_backbone(model.backbone, init)
-        numbers = choose_recipe(recipe, settings)
         fabric = launch(device, devices, precision)
         run(model, train, images, val, numbers, output, fabric, workers)
 
@@ -135,10 +138,11 @@ def sharpmask(
             "schedule": schedule,
             "upsampling": upsampling,
         }
+        numbers = choose_recipe(recipe, settings)
+        torch.manual_seed(numbers.seed)
         model = build({"model": "sharpmask", "deepmask": first.architecture, **options})
         assert isinstance(model, SharpMask)
         model.deepmask.load_state_dict(first.state_dict())
-        numbers = choose_recipe(recipe, settings)
         fabric = launch(device, devices, precision)
         run(model, train, images, val, numbers, output, fabric, workers)
 
@@ -174,23 +178,35 @@ def detector(
     """R-CNN or Fast R-CNN: names for proposals. Every object of the photos must be labelled."""
     with clear_errors():
         recipe = change(fast_rcnn(), settings or [])
+        if kind == "rcnn" and (devices > 1 or recipe != replace(fast_rcnn(), seed=recipe.seed)):
+            raise ValueError(
+                "--kind rcnn: it is trained by one process and has no recipe but a seed; leave out "
+                "--devices and what is --set besides seed, or choose --kind fast-rcnn"
+            )
         fabric = launch(device, devices, precision)
         data = complete_photos(load_data(train, images, report=fabric.is_global_zero))
         numbers = frequent_categories(data, min_objects, category or ())
+        categories = chosen_categories(data, numbers)
+        names = [known.name for known in categories]
         if fabric.is_global_zero:
-            names = ", ".join(data.categories[k] for k in numbers)
-            out.print(f"{len(numbers)} categories: {names}", markup=False)
+            out.print(f"{len(names)} categories: {', '.join(names)}", markup=False)
+        # What is wrong with these is better said before proposals are made.
+        if val:
+            average_precision(val, [], categories=names)
+        torch.manual_seed(recipe.seed)
+        net = RegionNet(backbone) if kind == "rcnn" else FastRCNN(categories, backbone=backbone)
+        load_backbone(net.backbone, init, tail=net.tail)
         used: dict[str, Any] = {"num_proposals": num_proposals, "scales": scales}
         if proposals:
             used["file"] = proposals.name
         else:
             used["weights"] = weights
-        streams = streams_for(len(data.images))
+        streams, threads = streams_for(len(data.images)), torch.get_num_threads()
 
         def regions_in(images: Sequence[CocoImage], file: Path | None) -> Photos:
             source: RegionSource
             if file:
-                source = FileRegions(file, num_proposals, images)
+                source = FileRegions(file, num_proposals, images, complain)
             else:
                 proposer = Proposer(
                     load_engine(weights, device=device, streams=streams),
@@ -198,9 +214,13 @@ def detector(
                     scales=scales,
                 )
                 cache = user_cache_path("sharpmask") / "proposals"
-                source = CachedRegions(cache, resolve(weights), proposer, used)
+                is_exported = (Path(weights) / DESCRIPTION).is_file()
+                model_file = Path(weights) if is_exported else resolve(weights)
+                source = CachedRegions(cache, model_file, proposer)
             found = regions_of_all(images, source, streams=streams, report=complain)
-            return list(bar(found, "proposing", len(images)))
+            photos = list(bar(found, "proposing", len(images)))
+            torch.set_num_threads(threads)  # those that streams shared
+            return photos
 
         validate = None
         if val:
@@ -211,19 +231,15 @@ def detector(
             validate = detection_figures(val, measured_on)
         photos = regions_in(data.images, proposals)
         metadata = {"proposals": used, "data": {"photos": len(photos)}}
-        if kind == "rcnn":
-            net = RegionNet(backbone)
-            load_backbone(net.backbone, init, tail=net.tail)
+        if isinstance(net, RegionNet):
             file = fit_rcnn(
                 net, photos, data, numbers, output=output, metadata=metadata, seed=recipe.seed,
                 track=bar,
             )  # fmt: skip
             figures = validate(Detector(load_classifier(file))) if validate else {}
         else:
-            model = FastRCNN(chosen_categories(data, numbers), backbone=backbone)
-            load_backbone(model.backbone, init, tail=model.tail)
             figures = fit_fast_rcnn(
-                model, photos, data, numbers, recipe=recipe, output=output, metadata=metadata,
+                net, photos, data, numbers, recipe=recipe, output=output, metadata=metadata,
                 fabric=fabric, workers=workers, validate=validate,
             )  # fmt: skip
         if fabric.is_global_zero:

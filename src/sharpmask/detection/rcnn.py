@@ -190,15 +190,15 @@ class KeptVectors:
         """Vectors of regions (xyxy), float16."""
         parts = (self.weights, image.path.read_bytes(), boxes.tobytes())
         file = self.folder / f"{hashlib.sha256(b''.join(parts)).hexdigest()[:32]}.npy"
-        if file.exists():
-            kept: Float[np.ndarray, "n c"] = np.load(file)
-            return kept
-        vectors = self.net.describe(image.read(), boxes).astype(np.float16)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        with part.open("wb") as output:
-            np.save(output, vectors)
-        part.replace(file)
+        try:
+            vectors: Float[np.ndarray, "n c"] = np.load(file)
+        except (OSError, ValueError, EOFError):  # none, or a damaged one
+            vectors = self.net.describe(image.read(), boxes).astype(np.float16)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            with part.open("wb") as output:
+                np.save(output, vectors)
+            part.replace(file)
         return vectors
 
 

@@ -5,6 +5,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,9 +45,9 @@ class Regions:
         """The best ``count`` of a photo's COCO results.
 
         Raises:
-            ValueError: A record has neither mask nor box, or they do not fit the image.
+            ValueError: A record has no score, neither mask nor box, or they do not fit the image.
         """
-        best = sorted(records, key=lambda record: -record["score"])[:count]
+        best = sorted(records, key=_score, reverse=True)[:count]
         boxes, rles = [], []
         for number, record in enumerate(best):
             try:
@@ -59,11 +60,18 @@ class Regions:
             raise ValueError("some proposals have a mask and some have none")
         array = np.array(boxes, float).reshape(-1, 4)
         solid = np.flatnonzero((array[:, 2:] > array[:, :2]).all(axis=1))
-        scores = np.array([record["score"] for record in best], float)
+        scores = np.array([_score(record) for record in best])
         if not ((scores >= 0) & (scores <= 1)).all():
             scores = np.ones(len(best))  # a rank, perhaps: no probability
         kept = tuple(rles[k] for k in solid) if rles else None
         return cls(array[solid], kept, scores[solid])
+
+
+def _score(record: Mapping[str, Any]) -> float:
+    try:
+        return float(record["score"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"expected a score, got {str(record)[:80]}") from None
 
 
 def _box(
@@ -99,12 +107,15 @@ class FileRegions:
         path: The file.
         count: Regions of a photo at most, the best by score.
         images: The photos it is meant for.
+        report: Is told when it lacks some of them.
 
     Raises:
-        ValueError: It is no such file, or knows none of the photos.
+        ValueError: It is no such file, knows none of the photos, or several have the same id.
     """
 
-    def __init__(self, path: Path, count: int, images: Sequence[CocoImage]) -> None:
+    def __init__(
+        self, path: Path, count: int, images: Sequence[CocoImage], report: Callable[[str], None]
+    ) -> None:
         self.results = ResultsFile(path)
         self.count = count
         known = set(self.results.image_ids)
@@ -113,6 +124,16 @@ class FileRegions:
             raise ValueError(
                 f"{path}: holds proposals for none of the {len(images)} photos, e.g. not for image "
                 f"{missing[0]}; were they made for another data set?"
+            )
+        if len({image.id for image in images}) < len(images):
+            raise ValueError(
+                f"{path}: some photos have the same image id, so its proposals cannot be told "
+                "apart; give one --train file"
+            )
+        if missing:
+            report(
+                f"{path}: holds no proposals for {len(missing)} of {len(images)} photos, e.g. for "
+                f"image {missing[0]}"
             )
 
     def __call__(self, image: CocoImage) -> Regions:
@@ -128,27 +149,27 @@ class CachedRegions:
 
     Args:
         folder: Where; a folder below it is named by all that the proposals depend on.
-        weights: The proposer's model file.
+        weights: The proposer's model file, or the folder of an exported model.
         proposer: Computes what is not there yet.
-        settings: What makes proposals of other settings another thing.
     """
 
-    def __init__(
-        self, folder: Path, weights: Path, proposer: Proposer, settings: Mapping[str, Any]
-    ) -> None:
-        parts = [hashlib.sha256(weights.read_bytes()).hexdigest(), json.dumps(settings)]
-        parts.append(proposer.engine.name)
-        self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-        self.folder = folder / self.fingerprint
+    def __init__(self, folder: Path, weights: Path, proposer: Proposer) -> None:
+        settings = {key: value for key, value in vars(proposer).items() if key != "engine"}
+        digest = hashlib.sha256(
+            repr((version("sharpmask"), proposer.engine.name, sorted(settings.items()))).encode()
+        )
+        for file in sorted(weights.iterdir()) if weights.is_dir() else [weights]:
+            digest.update(file.read_bytes())
+        self.folder = folder / digest.hexdigest()[:16]
         self.proposer = proposer
 
     def __call__(self, image: CocoImage) -> Regions:
         """The photo's regions, from the disk if they were computed before."""
         digest = hashlib.sha256(image.path.read_bytes()).hexdigest()[:32]
         file = self.folder / f"{digest}.json"
-        if file.exists():
+        try:
             records = json.loads(file.read_text())
-        else:
+        except (OSError, ValueError):  # none, or a damaged one
             records = self.proposer(image.path).to_coco(0)
             self.folder.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(f".{secrets.token_hex(4)}.part")

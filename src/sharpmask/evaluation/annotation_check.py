@@ -1,23 +1,27 @@
 """What is wrong with an annotation file, and what training and evaluation make of it.
 
 The findings come from the functions that training and evaluation themselves read files with, so
-they are refused and skipped here exactly as there.
+records are refused, skipped and missed here exactly as there.
 """
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from sharpmask.data.coco import annotation_name, examine_coco, photo_problems
-from sharpmask.evaluation.coco_files import examine_ground_truth
-from sharpmask.evaluation.evaluator import annotation_problem, image_problem
+from sharpmask.evaluation.average_precision import examine_categories, has_category
+from sharpmask.evaluation.coco_files import GroundTruth, examine_ground_truth, examine_photos
+from sharpmask.evaluation.evaluator import truth_problems
 from sharpmask.masks import rle_areas, rle_boxes, segmentation_to_rle
 
-Use = Literal["used", "skipped", "refused"]
+Use = Literal["used", "recall only", "skipped", "missed", "refused"]
+"""What becomes of a record, from the best to the worst."""
 
 BOX_TOLERANCE = 2.0
 """Pixels that a box may differ from its mask's: polygons are wider than their pixels."""
@@ -34,7 +38,9 @@ class Finding:
         problem: What is wrong.
         training: What training does: uses the record all the same, skips it (a photo: leaves it
             out), or refuses the file.
-        evaluation: What evaluation does.
+        evaluation: What evaluation does: uses the record all the same, uses it for Average Recall
+            only (Average Precision leaves an annotation out, and for a category refuses the file),
+            counts the objects of a photo as missed, or refuses the file.
     """
 
     record: str
@@ -44,7 +50,10 @@ class Finding:
 
 
 def check_annotations(path: Path, images: Path | None = None) -> list[Finding]:
-    """Everything that is wrong with an annotation file in COCO's instance format.
+    """Every record of an annotation file in COCO's instance format that something is wrong with.
+
+    Of what keeps a record from being used the last problem met is told; records that share an id
+    count as one.
 
     Args:
         path: The file.
@@ -60,31 +69,39 @@ def check_annotations(path: Path, images: Path | None = None) -> list[Finding]:
         _add(findings, Finding(fault.record, fault.problem, use, "used"))
     truth, refusals = examine_ground_truth(path)
     content = _content(path)
-    for record, problem in refusals:
-        name = _named(record, content)
-        _add(findings, Finding(name, problem, "used", "refused"))
-    for image in truth.images:
-        bad = image_problem(image)
-        if bad:
-            _add(findings, Finding(f"image {image['id']}", bad, "used", "refused"))
-        for annotation in truth.annotations[image["id"]]:
-            bad = annotation_problem(image, annotation)
-            if bad:
-                _add(findings, Finding(annotation_name(annotation), bad, "used", "refused"))
+    for record, problem in _recall_only(truth):
+        _add(findings, Finding(record, problem, "used", "recall only"))
+    photos, unnamed = examine_photos(truth.images, images or Path())
+    named = [(_named(record, content), problem) for record, problem in refusals]
+    for record, problem in chain(named, unnamed, truth_problems(truth)):
+        _add(findings, Finding(record, problem, "used", "refused"))
     found = list(findings.values()) + _oddities(content, findings)
     if images:
-        problems = zip(dataset.images, photo_problems(dataset), strict=True)
-        # Evaluation counts the objects of an unreadable photo as missed.
-        found += [Finding(f"image {i.id}", bad, "skipped", "used") for i, bad in problems if bad]
+        learned, scored = ({photo.id for photo in group} for group in (dataset.images, photos))
+        every = (*dataset.images, *(photo for photo in photos if photo.id not in learned))
+        for photo, bad in zip(every, photo_problems(replace(dataset, images=every)), strict=True):
+            training: Use = "skipped" if photo.id in learned else "refused"
+            evaluation: Use = "missed" if photo.id in scored else "refused"
+            if bad:
+                found.append(Finding(f"image {photo.id}", bad, training, evaluation))
     return found
+
+
+def _recall_only(truth: GroundTruth) -> Iterator[tuple[str, str]]:
+    """What Average Precision refuses or leaves out, and Average Recall does not."""
+    names, faults = examine_categories(truth)
+    yield from faults
+    for annotation in chain(*truth.annotations.values()):
+        if not faults and not has_category(annotation, names):
+            yield annotation_name(annotation), "has a category_id that no category has"
 
 
 def _add(findings: dict[str, Finding], new: Finding) -> None:
     """Keep one finding of a record: what each reader does, and the last, most detailed, problem."""
     old = findings.get(new.record)
     if old:
-        training = new.training if old.training == "used" else old.training
-        evaluation = new.evaluation if old.evaluation == "used" else old.evaluation
+        training = max(old.training, new.training, key=get_args(Use).index)
+        evaluation = max(old.evaluation, new.evaluation, key=get_args(Use).index)
         new = replace(new, training=training, evaluation=evaluation)
     findings[new.record] = new
 
@@ -150,7 +167,7 @@ def _disagreements(annotation: dict[str, Any], sizes: dict[Any, tuple[int, int]]
         rle = segmentation_to_rle(annotation.get("segmentation"), sizes[annotation["image_id"]])
         box_xywh = np.array(annotation["bbox"], float).reshape(4)
         area = float(annotation["area"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return [f"has no {key}" for key in ("bbox", "area") if not annotation.get(key)]
     tight = rle_boxes([rle])[0]
     true_area = int(rle_areas([rle])[0])

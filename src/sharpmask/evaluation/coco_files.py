@@ -3,13 +3,16 @@
 import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+
+from sharpmask.data.coco import CocoImage
 
 Record = Mapping[str, Any]
 """One entry of a COCO file, as parsed from JSON."""
@@ -29,11 +32,13 @@ class GroundTruth:
         path: The file.
         images: Image entries (``id``, ``height``, ``width``, ...) in the file's order.
         annotations: Annotation entries of each image id, crowd regions included; empty if none.
+        categories: Category entries, not checked: recall asks for none.
     """
 
     path: Path
     images: tuple[Record, ...]
     annotations: Mapping[int, tuple[Record, ...]]
+    categories: tuple[Any, ...] = ()
 
 
 def load_ground_truth(path: Path) -> GroundTruth:
@@ -67,7 +72,7 @@ def examine_ground_truth(path: Path) -> tuple[GroundTruth, list[tuple[str, str]]
     annotations: dict[int, list[Record]] = {}
     for index, image in enumerate(content["images"]):
         if not isinstance(image, dict) or not all(
-            _is_integer(image.get(key)) for key in ("id", "height", "width")
+            is_integer(image.get(key)) for key in ("id", "height", "width")
         ):
             faults.append((f"images[{index}]", "needs integers id, height and width"))
         elif image["id"] in annotations:
@@ -77,12 +82,29 @@ def examine_ground_truth(path: Path) -> tuple[GroundTruth, list[tuple[str, str]]
             annotations[image["id"]] = []
     for index, annotation in enumerate(content["annotations"]):
         owner = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if not _is_integer(owner) or owner not in annotations:
+        if not is_integer(owner) or owner not in annotations:
             faults.append((f"annotations[{index}]", "has an image_id that no image has"))
         else:
             annotations[owner].append(annotation)
     grouped = {image_id: tuple(records) for image_id, records in annotations.items()}
-    return GroundTruth(path, tuple(images), grouped), faults
+    categories = content.get("categories")
+    listed = tuple(categories) if isinstance(categories, list) else ()
+    return GroundTruth(path, tuple(images), grouped, listed), faults
+
+
+def examine_photos(
+    images: Sequence[Record], folder: Path
+) -> tuple[list[CocoImage], list[tuple[str, str]]]:
+    """Find the images' photos, to be read as training reads them, and list those without one."""
+    photos: list[CocoImage] = []
+    faults: list[tuple[str, str]] = []
+    for image in images:
+        if "file_name" in image:
+            path, size = folder / str(image["file_name"]), (image["height"], image["width"])
+            photos.append(CocoImage(image["id"], path, size, True, (), ()))
+        else:
+            faults.append((f"image {image['id']}", "has no file_name, so no model can see it"))
+    return photos, faults
 
 
 class ResultsFile:
@@ -108,7 +130,7 @@ class ResultsFile:
         ids, starts, ends = array("q"), array("q"), array("q")
         for record, start, end in self._scan():
             index = len(ids)
-            if not isinstance(record, dict) or not _is_integer(record.get("image_id")):
+            if not isinstance(record, dict) or not is_integer(record.get("image_id")):
                 raise ValueError(
                     f"{path}: record {index} needs an integer image_id, got {str(record)[:80]}"
                 )
@@ -131,6 +153,12 @@ class ResultsFile:
     def __len__(self) -> int:
         """Count the records."""
         return len(self._spans)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Go through the records in the file's order."""
+        yield from self._kept
+        if len(self._kept) < len(self):
+            yield from (record for record, _, _ in islice(self._scan(), len(self._kept), None))
 
     def proposals(self, image_id: int) -> list[Record]:
         """Read the records of one image in the file's order; none if the file does not name it."""
@@ -183,6 +211,6 @@ class ResultsFile:
                 at = end
 
 
-def _is_integer(value: object) -> TypeGuard[int]:
+def is_integer(value: object) -> TypeGuard[int]:
     """Tell whether a JSON value is an integer that fits 64 bits."""
     return type(value) is int and abs(value) < 2**63

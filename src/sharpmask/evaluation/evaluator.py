@@ -1,17 +1,18 @@
 """Scores class-agnostic proposals in COCO's formats, image by image."""
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from jaxtyping import Float
 
+from sharpmask.data.coco import annotation_name
 from sharpmask.evaluation.average_recall import MAX_PROPOSALS, AverageRecall, RecallSummary
-from sharpmask.evaluation.coco_files import GroundTruth, Record, ResultsFile
+from sharpmask.evaluation.coco_files import GroundTruth, Record, ResultsFile, is_integer
 from sharpmask.evaluation.overlap import boundary_iou, box_iou
 from sharpmask.masks import Rle, rle_areas, rle_boxes, rle_iou, segmentation_to_rle
 
@@ -88,7 +89,7 @@ class ProposalEvaluator:
         Args:
             image: COCO image entry: ``id``, ``height``, ``width`` and perhaps ``complete``.
             annotations: The image's COCO annotations: ``bbox``, ``area``, ``iscrowd`` and, for
-                masks, ``segmentation``.
+                masks, ``segmentation``. Where box or area is missing, that of the mask is taken.
             proposals: The image's COCO results in any order: ``score``, and ``bbox`` or
                 ``segmentation``. A mask without ``bbox`` is boxed tightly.
 
@@ -106,12 +107,18 @@ class ProposalEvaluator:
         names = [f"{where}, proposal {index}" for index in ranking]
         objects = sorted((a for a in annotations if not a.get("iscrowd")), key=_category)
         object_names = [f"{where}, annotation {record.get('id')}" for record in objects]
-        areas = np.array([_area(*named) for named in zip(objects, object_names, strict=True)])
+        areas = np.array(
+            [_area(*named, size) for named in zip(objects, object_names, strict=True)], float
+        )
         by_box = box_iou(_boxes(ranked, names, size), _boxes(objects, object_names, size))
         if self._masks is not None:
+            for crowd in (a for a in annotations if a.get("iscrowd")):
+                problem = annotation_problem(image, crowd)  # or precision alone would refuse it
+                if problem:
+                    raise ValueError(f"{where}, {annotation_name(crowd)}: {problem}")
             rles = _rles(ranked, names, size)
-            object_rles = _rles(objects, object_names, size)
-            with _blaming([*rles, *object_rles], names + object_names):
+            object_rles = _checked_rles(objects, object_names, size)
+            with _blaming(rles, names):
                 by_mask = rle_iou(rles, object_rles, MIN_IOU)
             self._masks.add(by_mask, areas)
             if self._with_boundary and len(rles):
@@ -157,20 +164,27 @@ def image_problem(image: Record) -> str:
 
 
 def annotation_problem(image: Record, annotation: Record) -> str:
-    """Why an annotation of an image cannot be scored; empty if it can, or need not be."""
-    if annotation.get("iscrowd"):
-        return ""
-    name = ["its record"]
+    """Why an annotation of an image cannot be scored; empty if it can."""
+    size = (image["height"], image["width"])
     try:
-        size = (image["height"], image["width"])
-        _area(annotation, *name)
-        _boxes([annotation], name, size)
-        rles = _rles([annotation], name, size)
-        with _blaming(rles, name):
-            rle_areas(rles)
+        _checked_rles([annotation], [""], size)
+        _boxes([annotation], [""], size)
+        _area(annotation, "", size)
     except ValueError as error:
-        return str(error).removeprefix("its record").lstrip(": ")
+        return str(error).lstrip(": ")
     return ""
+
+
+def truth_problems(truth: GroundTruth) -> Iterator[tuple[str, str]]:
+    """Name every image and annotation that cannot be scored, and say why."""
+    for image in truth.images:
+        problem = image_problem(image)
+        if problem:
+            yield f"image {image['id']}", problem
+        for annotation in truth.annotations[image["id"]]:
+            problem = annotation_problem(image, annotation)
+            if problem:
+                yield annotation_name(annotation), problem
 
 
 def evaluate_results(
@@ -205,7 +219,7 @@ def _ranking(proposals: Sequence[Record], image_id: object) -> list[int]:
         if record.get("image_id", image_id) != image_id:
             raise ValueError(f"{name} belongs to image {record['image_id']!r}")
         score = record.get("score")
-        if not isinstance(score, int | float) or not math.isfinite(score):
+        if not _is_finite(score):
             raise ValueError(
                 f"{name}: expected a finite number as 'score', got {score!r}; its keys are "
                 f"{sorted(record)}"
@@ -218,12 +232,19 @@ def _ranking(proposals: Sequence[Record], image_id: object) -> list[int]:
 
 def _category(record: Record) -> int:
     category = record.get("category_id")
-    return category if isinstance(category, int) else 0
+    return category if is_integer(category) else 0
 
 
-def _area(record: Record, name: str) -> float:
+def _is_finite(value: object) -> TypeGuard[float]:
+    """Tell whether a JSON value is a number that a float can hold."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _area(record: Record, name: str, size: tuple[int, int]) -> float:
     area = record.get("area")
-    if not isinstance(area, int | float) or not math.isfinite(area):
+    if area is None and record.get("segmentation"):
+        return int(rle_areas(_checked_rles([record], [name], size))[0])
+    if not _is_finite(area):
         raise ValueError(f"{name}: expected 'area' in square pixels, got {area!r}")
     return area
 
@@ -249,7 +270,7 @@ def _boxes(
 def _as_boxes(values: Sequence[Any]) -> Float[np.ndarray, "n 4"] | None:
     try:
         boxes = np.array(values, float).reshape(len(values), 4)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return boxes if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all() else None
 
@@ -270,16 +291,27 @@ def _rles(records: Sequence[Record], names: Sequence[str], size: tuple[int, int]
     rles = []
     for record, name in zip(records, names, strict=True):
         mask = record.get("segmentation")
+        if isinstance(mask, dict) and mask.get("size") == [*size] and "counts" in mask:
+            rles.append(cast("Rle", mask))
+        else:
+            rles += _checked_rles([record], [name], size)
+    return rles
+
+
+def _checked_rles(
+    records: Sequence[Record], names: Sequence[str], size: tuple[int, int]
+) -> list[Rle]:
+    rles = []
+    for record, name in zip(records, names, strict=True):
+        mask = record.get("segmentation")
         if not mask:
             raise ValueError(
                 f"{name} has no 'segmentation'; give every record one, or score boxes only"
             )
-        if not isinstance(mask, dict) or mask.get("size") != [*size] or "counts" not in mask:
-            try:
-                mask = segmentation_to_rle(mask, size)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        rles.append(cast("Rle", mask))
+        try:
+            rles.append(segmentation_to_rle(mask, size))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     return rles
 
 

@@ -19,6 +19,7 @@ from platformdirs import user_cache_path
 
 from sharpmask.geometry import PatchGeometry
 from sharpmask.inference.engine import Engine
+from sharpmask.inference.streams import cores
 from sharpmask.models.sources import WeightsError, resolve
 
 Runtime = Literal["openvino", "onnx"]
@@ -131,7 +132,7 @@ def start_onnx(path: Path, streams: int, bfloat16: bool) -> Run:  # noqa: ARG001
 
     options = onnxruntime.SessionOptions()
     if streams > 1:
-        options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // streams)
+        options.intra_op_num_threads = max(1, cores() // streams)
     session = onnxruntime.InferenceSession(
         path.with_suffix(".onnx"), options, providers=["CPUExecutionProvider"]
     )
@@ -176,6 +177,8 @@ def load_engine(
     folder = Path(source)
     bfloat16 = engine in ("auto", "openvino-bf16")
     if (folder / DESCRIPTION).is_file():
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device: exported models run on the cpu here, not on {device}")
         ready = ExportedEngine(folder, streams=streams, bfloat16=bfloat16)
         if engine != "auto" and engine.removesuffix("-bf16") != ready.runtime:
             raise ValueError(f"engine: {source} was exported for {ready.runtime}, not {engine}")

@@ -13,9 +13,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def streams_for(count: int) -> int:
     """How many of ``count`` photos to work on at once."""
-    return max(1, min(count, os.cpu_count() or 1, MAX_STREAMS))
+    return max(1, min(count, cores(), MAX_STREAMS))
 
 
 def map_ordered(

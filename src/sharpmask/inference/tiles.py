@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from sharpmask.images import read_image
+from sharpmask.images import read_image, reduce_image
 from sharpmask.inference.proposer import Proposer
 from sharpmask.proposals import Proposals
 
 MAX_PIXELS = 2_000_000_000
 """Larger pictures are refused by their header; decoded this one would take 6 GB."""
-STRIP_ROWS = 1024
-"""Rows halved at once, an even number: bounds memory."""
+SEAM_IOU = 0.7
+"""Masks of two tiles whose IoU exceeds this show the same object."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class TiledProposer:
         """Propose objects in one image.
 
         Beside the image and its halves (a third of it), memory holds one tile and
-        ``num_proposals`` masks. An array may be mapped from a file (``numpy.load(mmap_mode="r")``).
+        ``num_proposals`` masks. An array may be mapped from a file (``numpy.load(mmap_mode="r")``);
+        while a picture file is read it takes seven bytes a pixel.
 
         Args:
             image: A path, a PIL image, or an RGB uint8 array (H, W, 3).
@@ -90,7 +91,7 @@ class TiledProposer:
                     best = [self.merge(best)]
             if len(tiles) == 1:
                 return self.merge(best)
-            level = halve(level)
+            level = reduce_image(level, 2)
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
         """The tiles that cover a level of a size (height, width), evenly spread."""
@@ -121,7 +122,8 @@ class TiledProposer:
         """The best of all tiles, each object once."""
         together = Proposals.concat(parts)
         ranked = together[np.argsort(-together.scores, kind="stable")]
-        chosen, distinct = ranked.distinct_first(self.proposer.suppression, self.num_proposals)
+        threshold = min(self.proposer.suppression, SEAM_IOU)
+        chosen, distinct = ranked.distinct_first(threshold, self.num_proposals)
         return chosen[:distinct]
 
 
@@ -136,10 +138,3 @@ def cut(
         | ((boxes[:, 3] >= tile.bottom - tile.top) & (tile.bottom < size[0]))
     )
     return touches
-
-
-def halve(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "a b 3"]:
-    """Half the size, rounded up, each pixel the mean of four."""
-    strips = (image[top : top + STRIP_ROWS] for top in range(0, len(image), STRIP_ROWS))
-    half = [np.asarray(Image.fromarray(np.ascontiguousarray(s)).reduce(2)) for s in strips]
-    return np.concatenate(half)
