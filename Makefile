@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo test reliability audit lint clean
+.PHONY: demo test test-slow reliability audit lint clean
 
 demo: .venv/package.stamp
 	$(BIN)/sharpmask propose src/sharpmask/assets/coffee.jpg --output demo
@@ -11,6 +11,10 @@ demo: .venv/package.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/pytest
+
+# What takes minutes: every architecture in every engine, compiled torch, several processes.
+test-slow: .venv/dev.stamp
+	$(BIN)/pytest -m slow --dist load
 
 # The long measurements, some minutes, and one table of them.
 reliability: .venv/dev.stamp

@@ -226,13 +226,16 @@ start = time.perf_counter()
 import sharpmask
 seconds = time.perf_counter() - start
 assert "torch" not in sys.modules
-proposals = sharpmask.Proposer(sharpmask.load_engine("sharpmask-mobilenetv2"), num_proposals=5)
+engine = sharpmask.load_engine("sharpmask-mobilenetv2", sys.argv[1])
+proposals = sharpmask.Proposer(engine, num_proposals=5)
 photo = sharpmask.__path__[0] + "/assets/coffee.jpg"
 print(seconds, len(proposals(photo)))
 """
     times = []
     for _ in range(size(3, 1)):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, size("auto", "torch")], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         seconds, count = done.stdout.split()
         assert count == "5"

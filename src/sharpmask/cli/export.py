@@ -43,6 +43,8 @@ def export(
             raise ValueError("--int8 goes with --format openvino and --calibrate DIR")
         if (annotations is None) != (images is None) or (annotations and not int8):
             raise ValueError("--annotations goes with --int8 and --images DIR")
+        if calibrate and not calibrate.is_dir():
+            raise ValueError(f"--calibrate: {calibrate}: no such folder")
         if calibrate is None:
             export_model(load(weights), output, runtime)
         else:
