@@ -233,7 +233,7 @@ def detector(
         metadata = {"proposals": used, "data": {"photos": len(photos)}}
         if isinstance(net, RegionNet):
             file = fit_rcnn(
-                net, photos, data, numbers, output=output, metadata=metadata, seed=recipe.seed,
+                net.to(fabric.device), photos, data, numbers, output=output, metadata=metadata, seed=recipe.seed,
                 track=bar,
             )  # fmt: skip
             figures = validate(Detector(load_classifier(file))) if validate else {}

@@ -181,7 +181,7 @@ class KeptVectors:
         self.net, self.folder = net, folder
         weights = hashlib.sha256(str(net.warped_size).encode())
         for tensor in net.state_dict().values():
-            weights.update(tensor.numpy().tobytes())
+            weights.update(tensor.cpu().numpy().tobytes())
         self.weights = weights.digest()
 
     def __call__(
