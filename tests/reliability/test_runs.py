@@ -22,19 +22,9 @@ from sharpmask.training.checkpoint import read_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import toy_run
+from toy_run import in_child
 
 pytestmark = pytest.mark.reliability
-
-
-def in_child(function):
-    """Start a function in a process that is a copy of this one."""
-    child = os.fork()
-    if child == 0:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    return child
 
 
 def state(folder):

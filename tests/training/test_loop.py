@@ -259,9 +259,9 @@ def environment():
     ],
 )
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole, call, number, left):
-    command = [sys.executable, toy_run.__file__, call, str(tmp_path), str(number)]
-    ended = subprocess.run(command, env=environment(), capture_output=True, timeout=300)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    child = toy_run.in_child(lambda: toy_run.killed_at(tmp_path, call, number))
+    _, ending = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(ending) == -signal.SIGKILL
     found = {path.name: steps_done(path) for path in tmp_path.glob("checkpoint*.safetensors")}
     assert found == left
     # What was being written lies beside them and does no harm.

@@ -84,6 +84,17 @@ class HalfWritten(io.FileIO):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def in_child(function):
+    """Start a function in a process that is a copy of this one."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return child
+
+
 def killed_at(output, call, number):
     """Let the system kill this process in a write, or before an fsync or replace: the n-th."""
     owners = {"write": (Path, "open"), "fsync": (os, "fsync"), "replace": (Path, "replace")}
@@ -135,7 +146,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[2])
     if sys.argv[1] == "golden":  # records anew what a deliberate change of learning changed
         folder.write_text(json.dumps(golden(), indent=1))
-    elif sys.argv[1] in ("write", "fsync", "replace"):
-        killed_at(folder, sys.argv[1], int(sys.argv[3]))
     else:
         shared(folder, int(sys.argv[1]), *map(int, sys.argv[3:]))

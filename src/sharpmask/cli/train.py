@@ -233,8 +233,8 @@ def detector(
         metadata = {"proposals": used, "data": {"photos": len(photos)}}
         if isinstance(net, RegionNet):
             file = fit_rcnn(
-                net.to(fabric.device), photos, data, numbers, output=output, metadata=metadata, seed=recipe.seed,
-                track=bar,
+                net.to(fabric.device), photos, data, numbers, output=output, metadata=metadata,
+                seed=recipe.seed, track=bar,
             )  # fmt: skip
             figures = validate(Detector(load_classifier(file))) if validate else {}
         else:
