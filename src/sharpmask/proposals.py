@@ -166,7 +166,5 @@ class Proposals:
         factor = -(-max(self.image_size) // MAX_DRAWN)
         if factor > 1:
             image = reduce_image(self.image, factor)
-            best = Proposals(
-                image, best.scores, best.windows / factor, best.patch_masks, best.mask_threshold
-            )
+            best = replace(best, image=image, windows=best.windows / factor)
         return draw_masks(best.image, best.masks(), [f"{score:.2f}" for score in best.scores])

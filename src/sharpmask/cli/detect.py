@@ -57,7 +57,7 @@ def detect(
         # Each stream reads the regions of its photo with its share of the cores.
         torch.set_num_threads(max(1, threads // streams))
         find = Detector(classifier, proposer, min_score=min_score)
-        settings = settings_of(context, detector, source) | {"engine": proposer.engine.name}
+        settings = settings_of(context, proposer.engine, detector, source)
         pictures = overlay_paths(paths, output) if overlay else {}
 
         found_in = records_by(find, lambda found: found.plot(overlay_score), pictures)

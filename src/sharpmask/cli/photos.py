@@ -16,6 +16,7 @@ from rich.progress import track
 
 from sharpmask.cli.console import complain, err, out
 from sharpmask.images import ImageError, write_image
+from sharpmask.inference.engine import Engine
 from sharpmask.inference.streams import map_ordered
 from sharpmask.models.sources import resolve
 
@@ -197,9 +198,13 @@ class Journal(AbstractContextManager["Journal"]):
         return len(done), count
 
 
-def settings_of(context: typer.Context, *sources: str) -> dict[str, Any]:
-    """What the results of a command depend on besides the photos: its options, and model files."""
+def settings_of(context: typer.Context, engine: Engine, *sources: str) -> dict[str, Any]:
+    """What the results of a command depend on besides the photos: its options, and model files.
+
+    The engine is the one that was chosen: "auto" may be another one next time.
+    """
     options = {key: value for key, value in context.params.items() if key != "images"}
+    options["engine"] = engine.name
     for source in sources:
         path = Path(source) if Path(source).is_dir() else resolve(source)
         files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -18,6 +18,7 @@ from sharpmask.inference.tiles import TiledProposer
 from sharpmask.proposals import Proposals
 
 PROPOSALS_OF_A_TILE = 100
+"""As many as of a photo; ``num_proposals`` bounds those of all tiles together."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -84,7 +85,7 @@ def propose(
             bar = partial(track, description="tiles", console=err, disable=not err.is_terminal)
             shown = bar if len(paths) == 1 else iter
             propose_in = TiledProposer(proposer, num_proposals=num_proposals, progress=shown)
-        settings = settings_of(context, weights) | {"engine": proposer.engine.name}
+        settings = settings_of(context, proposer.engine, weights)
         pictures = overlay_paths(paths, output) if overlay else {}
 
         found_in = records_by(propose_in, lambda found: found.plot(overlay_masks), pictures)

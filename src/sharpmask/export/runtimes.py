@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,15 +55,18 @@ class ExportedEngine:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = PatchGeometry(**description["geometry"])
             self.runtime: str = description["runtime"]
-            start = {"openvino": start_openvino, "onnx": start_onnx}[self.runtime]
+            bfloat16 = bfloat16 and self.runtime == "openvino" and has_amx()
+            self.name = f"{self.runtime}-bf16" if bfloat16 else self.runtime
+            starts: dict[str, Callable[[Path, int], Run]] = {
+                "openvino": partial(start_openvino, bfloat16=bfloat16),
+                "onnx": start_onnx,
+            }
+            start = starts[self.runtime]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder}: holds no exported model: {error}") from None
         try:
-            bfloat16 = bfloat16 and self.runtime == "openvino" and has_amx()
-            self.name = f"{self.runtime}-bf16" if bfloat16 else self.runtime
-            self.encoder, self.decoder = (
-                start(folder / half, streams, bfloat16) for half in ("encoder", "decoder")
-            )
+            self.encoder = start(folder / "encoder", streams)
+            self.decoder = start(folder / "decoder", streams)
         except ImportError as error:
             raise WeightsError(
                 f"{folder}: {error}; pip install 'sharpmask[{self.runtime}]'"
@@ -110,7 +113,7 @@ def has_amx() -> bool:
         return False
 
 
-def start_openvino(path: Path, streams: int, bfloat16: bool) -> Run:
+def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
     """A function of arrays from OpenVINO's .xml and .bin."""
     precision = "bf16" if bfloat16 else "f32"
     settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams}
@@ -126,7 +129,7 @@ def start_openvino(path: Path, streams: int, bfloat16: bool) -> Run:
     return run
 
 
-def start_onnx(path: Path, streams: int, bfloat16: bool) -> Run:  # noqa: ARG001 - it has none
+def start_onnx(path: Path, streams: int) -> Run:
     """A function of arrays from an ONNX file."""
     import onnxruntime
 
