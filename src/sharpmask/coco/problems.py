@@ -61,7 +61,7 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.record} {self.text}".strip()
+        return ": ".join(filter(None, (self.record, self.text)))
 
 
 # --- the file ---

@@ -60,15 +60,15 @@ def parts_with_area(segmentation: object) -> list[Sequence[object]]:
 
 
 def extent(segmentation: object) -> tuple[float, float, float, float] | None:
-    """Box (xyxy) round all points that can be read, however malformed the rest; None without."""
+    """Box (xyxy) round the points of polygons, few as they may be; None if one cannot be read."""
     points: list[tuple[float, float]] = []
     for polygon in segmentation if isinstance(segmentation, list | tuple) else ():
-        values = polygon if isinstance(polygon, list | tuple) else ()
-        for pair in zip(values[::2], values[1::2], strict=False):
-            try:
-                points.append((number(pair[0]), number(pair[1])))
-            except ValueError:
-                continue
+        try:
+            if not isinstance(polygon, list | tuple):
+                return None
+            points += zip(map(number, polygon[::2]), map(number, polygon[1::2]), strict=True)
+        except ValueError:
+            return None
     if not points:
         return None
     xs, ys = zip(*points, strict=True)
