@@ -48,8 +48,10 @@ def check(
     with clear_errors():
         file = read_coco(annotations)
         findings = check_annotations(file, images)
-        if findings:
-            out.print(every_record(findings) if every else summary(findings))
+        if findings and every:
+            out.print(table_of(findings))
+        else:
+            show_kinds(findings)
         used: dict[str, list[tuple[str, str]]] = {
             "training": [(finding.training, finding.record) for finding in findings],
             "evaluation": [(finding.evaluation, finding.record) for finding in findings],
@@ -66,22 +68,21 @@ def check(
             raise typer.Exit(1)
 
 
-def summary(findings: Sequence[Finding]) -> Table:
-    """One row for each kind of problem: how many, the first records, the first problem in full."""
-    table = Table("count", "kind", "first records", "first problem", "training", "evaluation")
+def show_kinds(findings: Sequence[Finding]) -> None:
+    """For each kind of problem: how many records, the first of them, what becomes of them."""
     by_kind: dict[str, list[Finding]] = {}
     for finding in findings:
         by_kind.setdefault(finding.kind, []).append(finding)
     for kind, same in by_kind.items():
-        records = ", ".join(finding.record for finding in same[:EXAMPLES])
+        records = ", ".join(finding.record or "the file" for finding in same[:EXAMPLES])
         more = ", ..." if len(same) > EXAMPLES else ""
         first = same[0]
-        cells = (kind, records + more, first.problem, first.training, first.evaluation)
-        table.add_row(str(len(same)), *map(escape, cells))
-    return table
+        out.print(f"{len(same)} x {kind}: {records}{more}", markup=False)
+        out.print(f"    e.g. {first.problem}", markup=False)
+        out.print(f"    training: {first.training}; evaluation: {first.evaluation}")
 
 
-def every_record(findings: Sequence[Finding]) -> Table:
+def table_of(findings: Sequence[Finding]) -> Table:
     """One row for each problem of each record."""
     table = Table("record", "problem", "training", "evaluation")
     for finding in findings:

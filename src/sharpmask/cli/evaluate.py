@@ -12,6 +12,7 @@ from sharpmask.cli.console import clear_errors, complain, err, out
 from sharpmask.coco.results import ResultsFile
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.evaluation.average_precision import average_precision, precision_table
+from sharpmask.evaluation.evaluator import Evaluation
 from sharpmask.evaluation.report import results_table, write_report
 from sharpmask.evaluation.run import evaluate as run_evaluation
 from sharpmask.files import write_json
@@ -66,45 +67,61 @@ def evaluate(
     With --detections COCO's Average Precision instead: a table and precision.json.
 
     Exit status: 0; 1 if the report is written, but some photos could not be read, or --proposals
-    names none of the objects' images: their objects count as missed; 2 if nothing is written,
-    because a file is refused, no photo can be read or there is nothing to score; 130 after Ctrl-C.
+    holds nothing for some images with objects: these objects count as missed; 2 if nothing is
+    written, as a file is refused, no photo can be read or there is nothing to score; 130 after
+    Ctrl-C.
     """
     with clear_errors():
         if detections:
             only(context, OF_DETECTIONS, "--detections")
             score_detections(annotations, detections, category or [], boxes_only, output)
             return
-        shared: dict[str, Any] = {"boxes_only": boxes_only, "first": first}
         if proposals:
             only(context, OF_A_FILE, "--proposals")
-            result = run_evaluation(annotations, proposals=proposals, **shared)
+            result = run_evaluation(
+                annotations, proposals=proposals, boxes_only=boxes_only, first=first
+            )
             method, used = proposals.stem, {"proposals": proposals.name}
         else:
             only(context, OF_A_MODEL, "a model")
-            if images is None:
-                raise ValueError("--images: the folder of the photos is needed to run a model")
-            options: dict[str, Any] = {
-                "num_proposals": num_proposals,
-                "scales": scales,
-                "mask_threshold": mask_threshold,
-                "suppression": suppression,
-            }
-            streams = streams_for(first or MAX_STREAMS)
-            proposer = Proposer(load_engine(weights, engine, device, streams=streams), **options)
-            with progress_bar() as progress:
-                result = run_evaluation(
-                    annotations, images=images, proposer=proposer, streams=streams,
-                    progress=progress, report=complain, **shared,
-                )  # fmt: skip
+            options = {
+                "num_proposals": num_proposals, "scales": scales,
+                "mask_threshold": mask_threshold, "suppression": suppression,
+            }  # fmt: skip
+            result, engine_name = score_model(
+                annotations, images, (weights, engine, device), options, boxes_only, first
+            )
             method = Path(weights).stem + ("" if scales == "default" else f" --scales {scales}")
-            used = {"weights": Path(weights).name, "engine": proposer.engine.name, **options}
+            used = {"weights": Path(weights).name, "engine": engine_name, **options}
         settings = {"annotations": annotations.name, "photos": result.images, **used}
+        settings |= {"boxes_only": True} if boxes_only else {}
         files = write_report(output, method, result, settings)
         out.print(results_table({method: result}))
         out.print(*files, markup=False)
         if result.unseen:
             complain(f"{result.unseen} of {result.images} images were not looked at")
             raise typer.Exit(1)
+
+
+def score_model(
+    annotations: Path,
+    images: Path | None,
+    engine: tuple[str, EngineName, str],
+    options: dict[str, Any],
+    boxes_only: bool,
+    first: int | None,
+) -> tuple[Evaluation, str]:
+    """Average Recall of a model (weights, engine, device), and the name of the engine."""
+    if images is None:
+        raise ValueError("--images: the folder of the photos is needed to run a model")
+    streams = streams_for(first or MAX_STREAMS)
+    proposer = Proposer(load_engine(*engine, streams=streams), **options)
+    with progress_bar() as progress:
+        result = run_evaluation(
+            annotations, images=images, proposer=proposer, boxes_only=boxes_only, first=first,
+            streams=streams, progress=progress, report=complain,
+        )  # fmt: skip
+    return result, proposer.engine.name
 
 
 @contextmanager

@@ -29,11 +29,11 @@ class Annotation:
         crowd: Whether it is a crowd region; also if that cannot be told.
         rle: Its mask; the rectangle of its box for a crowd region without mask; None if it has no
             usable mask.
-        box_xywh: As the file states it, that of the mask if it states none; None if there is
-            neither.
+        box_xywh: As the file states it; if it states none, that of the mask, or of the points that
+            can be read of it; None if there is nothing.
         area: As the file states it, that of the mask or else of the box if it states none.
-        where: What it covers of the image, xyxy: the box of its mask, or else its own, or that of
-            what can be read of its mask; None if nothing can.
+        where: Box (xyxy) of what it covers of the image, that of its mask first; None if nothing
+            is known.
         problems: What is wrong with it.
     """
 
@@ -145,8 +145,10 @@ def read_annotation(
     found: list[tuple[Kind, str]] = []
 
     def optional(key: str, reader: Callable[[object], Value], kind: Kind) -> Value | None:
+        if entry.get(key) is None or (key == "bbox" and entry[key] == []):
+            return None
         try:
-            return None if entry.get(key) in (None, []) else read(entry, key, reader)
+            return read(entry, key, reader)
         except ValueError as error:
             found.append((kind, str(error)))
             return None
@@ -179,13 +181,15 @@ def read_annotation(
             found.append((kinds.TINY, f"{text}: too small to learn from"))
         box_xywh = box_xywh or (left, top, right - left, bottom - top)
         area = pixels if entry.get("area") is None else area
-    elif box_xywh and entry.get("area") is None:
-        area = box_xywh[2] * box_xywh[3]
-    where = where or _inside(_xyxy(box_xywh), size) or _inside(extent(segmentation), size)
+    else:
+        box_xywh = box_xywh or _xywh(extent(segmentation))
+        if box_xywh and entry.get("area") is None:
+            area = box_xywh[2] * box_xywh[3]
+    where = where or _inside(box_xywh, size) or _inside(_xywh(extent(segmentation)), size)
     if box_xywh is None:
         text = "has neither a mask nor a box: its photo teaches no background"
         found.append((kinds.NOWHERE, text))
-    elif where is None and not isinstance(segmentation, Mapping):
+    elif where is None and (rle is None or not isinstance(segmentation, Mapping)):
         text = "lies outside its image or is a point: its photo teaches no background"
         found.append((kinds.OUT_OF_IMAGE, text))
     category_id = _category_id(entry, category_ids, found)
@@ -231,19 +235,20 @@ def rectangle(box_xywh: Box) -> list[list[float]]:
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def _xyxy(box_xywh: Box | None) -> Box | None:
-    if box_xywh is None:
-        return None
-    left, top, width, height = box_xywh
-    return left, top, left + width, top + height
-
-
-def _inside(box_xyxy: Box | None, size: tuple[int, int]) -> Box | None:
-    """The part of a box that lies in the image; None if that is nothing, or a point."""
+def _xywh(box_xyxy: Box | None) -> Box | None:
     if box_xyxy is None:
         return None
+    left, top, right, bottom = box_xyxy
+    return left, top, right - left, bottom - top
+
+
+def _inside(box_xywh: Box | None, size: tuple[int, int]) -> Box | None:
+    """The part of a box that lies in the image, xyxy; None if that is nothing, or a point."""
+    if box_xywh is None:
+        return None
     height, width = size
-    left, top = (max(0.0, float(value)) for value in box_xyxy[:2])
-    right, bottom = min(float(width), box_xyxy[2]), min(float(height), box_xyxy[3])
+    left, top = max(0.0, box_xywh[0]), max(0.0, box_xywh[1])
+    right = min(float(width), box_xywh[0] + box_xywh[2])
+    bottom = min(float(height), box_xywh[1] + box_xywh[3])
     is_inside = right >= left and bottom >= top and max(right - left, bottom - top) > 0
     return (left, top, right, bottom) if is_inside else None
