@@ -13,9 +13,9 @@ from sharpmask.coco.check import (
     Finding,
     by_octave,
     check_annotations,
+    learned,
     object_sides,
     share_in_reach,
-    too_small,
 )
 from sharpmask.coco.problems import MIN_AREA, MIN_SIDE
 from sharpmask.coco.reader import CocoFile, read_coco
@@ -104,7 +104,8 @@ def show_sizes(file: CocoFile, image_size: int) -> None:
     out.print(f"objects: {len(sides)}; longer side in photos reduced to {image_size} px: {shares}")
     fitting = ", ".join(f"{name} {100 * s:.0f} %" for name, s in share_in_reach(sides).items())
     out.print(f"objects that a level of --scales fits: {fitting}")
-    tiny, count = too_small(file)
+    used, tiny, count = learned(file)
     out.print(
-        f"too small to learn from (below {MIN_AREA} px or {MIN_SIDE} px wide): {tiny} of {count}"
+        f"training learns from {used} of {count} objects; {tiny} are too small for it (below "
+        f"{MIN_AREA} px, or {MIN_SIDE} px wide)"
     )

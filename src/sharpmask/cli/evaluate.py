@@ -81,7 +81,8 @@ def evaluate(
             result = run_evaluation(
                 annotations, proposals=proposals, boxes_only=boxes_only, first=first
             )
-            method, used = proposals.stem, {"proposals": proposals.name}
+            method = proposals.stem
+            used: dict[str, Any] = {"proposals": proposals.name}
         else:
             only(context, OF_A_MODEL, "a model")
             options = {

@@ -138,8 +138,8 @@ def fits(wanted: Float[np.ndarray, " n"], levels: Sequence[float]) -> np.ndarray
     return near
 
 
-def too_small(file: CocoFile) -> tuple[int, int]:
-    """How many objects are too small to learn from, and how many objects there are."""
+def learned(file: CocoFile) -> tuple[int, int, int]:
+    """How many objects training learns from, how many are too small for that, and how many are."""
     objects = [a for image in file.images for a in image.annotations if not a.crowd]
-    tiny = sum(any(p.kind is kinds.TINY for p in a.problems) for a in objects)
-    return tiny, len(objects)
+    skipped = [{p.kind for p in a.problems if p.kind.training == "skipped"} for a in objects]
+    return skipped.count(set()), sum(kinds.TINY in reasons for reasons in skipped), len(objects)

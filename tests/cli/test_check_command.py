@@ -54,7 +54,7 @@ def test_sound_file_has_no_table_and_status_0(check):
         "evaluation: the file can be used, 0 records are missed",
         "objects: 4; longer side in photos reduced to 640 px: 16 to 32 px 75 %, 32 to 64 px 25 %",
         "objects that a level of --scales fits: default 0 %, zoom 25 %, zoom2 75 %",
-        "too small to learn from (below 100 px or 5 px wide): 0 of 4",
+        "training learns from 4 of 4 objects; 0 are too small for it (below 100 px, or 5 px wide)",
     ]
 
 
@@ -124,7 +124,7 @@ def test_sizes_are_those_in_reduced_photos(check):
 def test_objects_too_small_to_learn_from_are_counted(check):
     content = sound()
     content["annotations"][0]["segmentation"] = polygon(5, 6, 4, 40)
-    assert "(below 100 px or 5 px wide): 1 of 4" in check(content).stdout
+    assert "training learns from 3 of 4 objects; 1 are too small for it" in check(content).stdout
 
 
 def test_brackets_in_a_problem_are_printed(check):
