@@ -1,0 +1,396 @@
+"""Picture files reduced to what decides their pixels; nothing else reaches the decoder.
+
+Texts, profiles, thumbnails and camera data are left out, sound or not: they cannot make a photo
+unreadable, and no decoder warns of them. How to turn the picture upright is all that is read there.
+"""
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO
+
+MAX_TEXT_BYTES = 1 << 20
+"""Longer texts of a PNG are not searched for an orientation."""
+
+_ORIENTATION = 274
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_XMP_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+class KindError(ValueError):
+    """A sound file of a kind that is not read: "what it is; what to do"."""
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """What is left of a picture file.
+
+    Attributes:
+        file: The file, in its own format.
+        orientation: 1 to 8, as EXIF counts.
+        white: Value of white in deep grey; None where it is to be guessed.
+        inverted: Whether deep grey has its white at 0.
+    """
+
+    file: IO[bytes]
+    orientation: int = 1
+    white: int | None = None
+    inverted: bool = False
+
+
+# --- orientation ---
+
+
+def orientation_of(exif: bytes = b"", xmp: bytes = b"") -> int:
+    """Orientation that EXIF states, else XMP; 1 if none can be read there."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    try:
+        order = {b"II": "<", b"MM": ">"}[exif[:2]]
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+            if tag == _ORIENTATION:
+                form = {1: "B", 3: "H", 4: "I"}[kind]
+                (value,) = struct.unpack_from(f"{order}{form}", exif, place + 8)
+                return value if value in range(1, 9) else 1
+    except (KeyError, struct.error):
+        pass
+    found = _XMP_ORIENTATION.search(xmp)
+    return int(found[1]) if found else 1
+
+
+# --- JPEG ---
+
+
+def strip_jpeg(file: IO[bytes]) -> Stripped:
+    """Keep tables, frames and scans, and the two segments that decide on the colour space."""
+    data = file.read()
+    kept, exif, xmp = [b"\xff\xd8"], b"", b""
+    scan = len(data)
+    for code, start, end in _jpeg_segments(data):
+        body = data[start + 4 : end]
+        if code == 0xDA:
+            scan = start
+            break
+        if code == 0xE1 and body.startswith(b"Exif\0\0"):
+            exif = exif or body
+        elif code == 0xE1 and body.startswith(_XMP_JPEG):
+            xmp = xmp or body
+        colour = (code == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14) or (
+            code == 0xEE and body.startswith(b"Adobe") and len(body) >= 12
+        )
+        if colour or not (0xE0 <= code <= 0xEF or code == 0xFE):
+            kept.append(data[start:end])
+    stripped = io.BytesIO(b"".join([*kept, data[scan:]]))
+    return Stripped(stripped, orientation_of(exif, xmp))
+
+
+def _jpeg_segments(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
+    """Code, start and end of each segment, read as libjpeg does: what is no marker is skipped."""
+    while (place := data.find(b"\xff", place)) >= 0:
+        code = data[place + 1] if place + 1 < len(data) else 0
+        if code == 0xD9:
+            return
+        if code == 0xFF:
+            place += 1
+        elif code in (0x00, 0x01, *range(0xD0, 0xD9)):
+            place += 2
+        else:
+            end = place + 2 + max(2, int.from_bytes(data[place + 2 : place + 4]))
+            yield code, place, end
+            place = end
+
+
+def jpeg_endings(data: bytes) -> tuple[bytes, bytes] | None:
+    """Two ways to end a JPEG that has no end marker; None if a whole scan is missing.
+
+    If its last scan is whole, both show the same picture; otherwise the decoder needs bits that the
+    two give it differently.
+    """
+    coded = 0
+    frame: tuple[int, int] | None = None
+    done: set[tuple[int, int]] = set()  # component and coefficient
+    for code, start, end in _jpeg_segments(data):
+        body = data[start + 4 : end]
+        try:
+            if code in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
+                frame = code, body[5]
+            elif code == 0xDA and frame and end < len(data):
+                count = body[0]
+                first, last, bits = body[1 + 2 * count : 4 + 2 * count]
+                if frame[0] not in (0xC2, 0xCA):
+                    first, last, bits = 0, 63, 0
+                if not bits & 15:  # else a later scan brings the lowest bits
+                    components = body[1 : 1 + 2 * count : 2]
+                    done |= {(c, k) for c in components for k in range(first, last + 1)}
+                coded += 1
+        except (IndexError, ValueError):
+            break
+    if frame is None or not coded or len(done) < 64 * frame[1]:
+        return None
+    data = data.removesuffix(b"\xff")
+    return data + b"\xff\xd9", data + b"\xaa" * 64 + b"\xff\xd9"
+
+
+# --- PNG ---
+
+
+def strip_png(file: IO[bytes]) -> Stripped:
+    """Keep the chunks without which a PNG cannot be shown, and transparency."""
+    kept, exif, xmp = [file.read(8)], b"", b""
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        body = file.read(length + 4)
+        ancillary = bool(kind[0] & 32)
+        sound = len(body) == length + 4 and zlib.crc32(kind + body[:-4]) == int.from_bytes(
+            body[-4:]
+        )
+        if not ancillary or (kind == b"tRNS" and sound):
+            kept.append(head + body)
+        elif kind == b"eXIf" and sound:
+            exif = body[:-4]
+        elif kind in (b"iTXt", b"tEXt", b"zTXt") and sound:
+            key, _, rest = body[:-4].partition(b"\0")
+            if key == b"XML:com.adobe.xmp":
+                xmp = xmp or _png_text(kind, rest)
+            elif key == b"Raw profile type exif":
+                exif = exif or _unhex(_png_text(kind, rest))
+        if kind == b"IEND":
+            break
+    return Stripped(io.BytesIO(b"".join(kept)), orientation_of(exif, xmp))
+
+
+def _png_text(kind: bytes, rest: bytes) -> bytes:
+    """The text of a chunk after its keyword; nothing if it is too long or cannot be unpacked."""
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed = rest[:1] == b"\1"
+        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    elif packed:
+        rest = rest[1:]
+    if not packed:
+        return rest[:MAX_TEXT_BYTES]
+    try:
+        return zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _unhex(text: bytes) -> bytes:
+    """EXIF as ImageMagick puts it into a text: a name and a length, then hexadecimal digits."""
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode())
+    except ValueError:
+        return b""
+
+
+# --- WebP ---
+
+
+def strip_webp(file: IO[bytes]) -> Stripped:
+    """Keep what is drawn: not profile, EXIF and XMP, and nothing behind what is broken."""
+    head = file.read(12)
+    kept, exif, xmp = [], b"", b""
+    while len(start := file.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", start)
+        body = file.read(length + length % 2)
+        if kind == b"EXIF":
+            exif = exif or body
+        elif kind == b"XMP ":
+            xmp = xmp or body
+        elif kind == b"VP8X" and body:
+            kept.append(start + bytes([body[0] & ~0b101100]) + body[1:])
+        elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
+            kept.append(start + body)
+    content = b"WEBP" + b"".join(kept)
+    stripped = io.BytesIO(head[:4] + struct.pack("<I", len(content)) + content)
+    return Stripped(stripped, orientation_of(exif, xmp))
+
+
+# --- TIFF ---
+
+_SINGLE = {
+    "width": 256, "length": 257, "compression": 259, "photometric": 262, "fill_order": 266,
+    "samples": 277, "rows_per_strip": 278, "planar": 284, "group3": 292, "group4": 293,
+    "predictor": 317, "tile_width": 322, "tile_length": 323,
+}  # fmt: skip
+_BITS, _EXTRA, _FORMAT, _INKS, _XMP, _SUBSAMPLING, _RANGE = 258, 338, 339, 332, 700, 530, 532
+_ARRAYS = (
+    *(_BITS, _EXTRA, _FORMAT, _SUBSAMPLING, _RANGE, 529),
+    *(273, 279, 320, 324, 325, 347, *range(512, 522)),
+)
+"""Beside the single values: bits, offsets, lengths, palette, tables, YCbCr."""
+_SIZES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
+_GREY, _RGB, _INK, _YCBCR = (0, 1), 2, 5, 6
+
+
+class _Spliced(io.RawIOBase):
+    """A file whose beginning is replaced, and that goes on beyond its end."""
+
+    def __init__(self, file: IO[bytes], head: bytes, tail: bytes) -> None:
+        self.file, self.head, self.tail = file, head, tail
+        self.length = file.seek(0, io.SEEK_END)
+        self.place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = (0, self.place, self.length + len(self.tail))[whence]
+        self.place = max(0, start + offset)
+        return self.place
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self.length + len(self.tail)
+        size = end - self.place if size is None or size < 0 else size
+        part = self.head[self.place : self.place + size]
+        if len(part) < size and self.place + len(part) < self.length:
+            self.file.seek(self.place + len(part))
+            part += self.file.read(size - len(part))
+        if len(part) < size:
+            start = max(0, self.place + len(part) - self.length)
+            part += self.tail[start : start + size - len(part)]
+        self.place += len(part)
+        return part
+
+
+def strip_tiff(file: IO[bytes]) -> Stripped:
+    """Keep of the first directory the tags that decide on pixels.
+
+    Raises:
+        KindError: The pixels are of a kind that would be shown wrong.
+    """
+    head = file.read(16)
+    order = "<" if head[:2] == b"II" else ">"
+    big = 43 in head[2:4]
+    entry = struct.Struct(f"{order}HHQ8s" if big else f"{order}HHI4s")
+    (start,) = struct.unpack_from(f"{order}Q", head, 8) if big else struct.unpack_from(
+        f"{order}I", head, 4
+    )  # fmt: skip
+    file.seek(start)
+    (count,) = struct.unpack(f"{order}Q" if big else f"{order}H", file.read(8 if big else 2))
+    table = file.read(entry.size * min(count, 4096))
+    entries = {
+        tag: (kind, number, value)
+        for tag, kind, number, value in entry.iter_unpack(
+            table[: len(table) // entry.size * entry.size]
+        )
+    }
+
+    def values(tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        kind, number, value = entries.get(tag, (0, 0, b""))
+        form = f"{order}{min(number, 4096)}{_SIZES.get(kind, 'B')}"
+        size = struct.calcsize(form)
+        if size > len(value):
+            file.seek(int.from_bytes(value, "little" if order == "<" else "big"))
+            value = file.read(size)
+        return struct.unpack(form, value[:size]) if number and kind in _SIZES else default
+
+    single = {name: found[0] for name, tag in _SINGLE.items() if (found := values(tag))}
+    samples = single.get("samples", 1)
+    lists = {tag: values(tag) for tag in (_BITS, _EXTRA, _FORMAT, _INKS, _SUBSAMPLING, _RANGE)}
+    changed = _checked_kind(single, lists)
+    written = {_SINGLE[name]: (4, (value,)) for name, value in single.items()}
+    written |= {tag: (3, listed) for tag, listed in changed.items() if listed}
+    if single.get("samples", 1) < samples:  # planes that are not wanted
+        for tag in entries.keys() & {273, 279, 324, 325}:
+            kind, number, value = entries[tag]
+            wanted = number * single["samples"] // samples
+            if wanted > 4:
+                entries[tag] = kind, wanted, value
+            else:  # few enough to stand in the directory itself
+                written[tag] = (16 if big else 4), values(tag)[:wanted]
+    lines, more = [], b""
+    base = file.seek(0, io.SEEK_END)
+    tags = sorted({*written, *(tag for tag in _ARRAYS if tag in entries and tag not in changed)})
+    directory = len(tags) * entry.size + (16 if big else 6)
+    for tag in tags:
+        if tag not in written:
+            lines.append(entry.pack(tag, *entries[tag]))
+            continue
+        kind, listed = written[tag]
+        value = struct.pack(f"{order}{len(listed)}{_SIZES[kind]}", *listed)
+        if len(value) > (8 if big else 4):
+            value, more = (
+                struct.pack(f"{order}{'Q' if big else 'I'}", base + directory + len(more)),
+                more + value,
+            )
+        lines.append(entry.pack(tag, kind, len(listed), value.ljust(8 if big else 4, b"\0")))
+    number = struct.pack(f"{order}{'Q' if big else 'H'}", len(lines))
+    tail = number + b"".join(lines) + bytes(8 if big else 4) + more
+    begin = head[:8] + struct.pack(f"{order}Q", base) if big else head[:4] + struct.pack(
+        f"{order}I", base
+    )  # fmt: skip
+    turn = values(_ORIENTATION, (1,))[0]
+    if _ORIENTATION not in entries and _XMP in entries:
+        turn = orientation_of(xmp=bytes(v % 256 for v in values(_XMP)))
+    bits = lists[_BITS] or (1,)
+    return Stripped(
+        _Spliced(file, begin, tail),
+        turn if turn in range(1, 9) else 1,
+        white=4095 if bits[0] == 12 else None,
+        inverted=single.get("photometric", 0) == 0 and bits[0] > 8,
+    )
+
+
+def _checked_kind(
+    single: dict[str, int], lists: Mapping[int, tuple[int, ...]]
+) -> dict[int, tuple[int, ...]]:
+    """Refuse what Pillow shows wrong; say bands as it expects them.
+
+    Args:
+        single: Single values, changed in place.
+        lists: Lists of values.
+
+    Returns:
+        The lists that are to be written instead of the file's own.
+    """
+    photometric = single.get("photometric", 0)
+    samples = single.get("samples", len(lists[_BITS]) or 1)
+    extra = lists[_EXTRA]
+    planar = single.get("planar") == 2
+    colours = {_RGB: 3, _INK: 4, _YCBCR: 3, 8: 3}.get(photometric, 1)
+    if any(form in (2, 5, 6) for form in lists[_FORMAT]):
+        raise KindError(
+            "signed samples have no known white; scale them to 0..255 and save it as 8 bits"
+        )
+    if photometric == _YCBCR and single.get("compression", 1) == 1:
+        if lists[_SUBSAMPLING] != (1, 1) or lists[_RANGE]:
+            raise KindError("uncompressed YCbCr with subsampling is not read; convert it to RGB")
+    if photometric == _INK and lists[_INKS] not in ((), (1,)):
+        raise KindError("its inks are not cyan, magenta, yellow and black; convert it to RGB")
+    if photometric in _GREY and samples > 2:
+        if samples > 4 or any(extra) or photometric == 0:
+            raise KindError(
+                f"has {samples} bands, and does not say which are red, green and blue; "
+                "convert it to RGB"
+            )
+        # Red, green, blue, and perhaps infrared, by a writer that does not name its bands.
+        single["photometric"], colours = _RGB, 3
+        extra = (0,) * (samples - 3)
+    if planar:
+        # Only alpha is wanted of the planes behind the colours.
+        extra = extra[:1] if extra[:1] in ((1,), (2,)) else ()
+        if extra == (1,):
+            raise KindError(
+                "has premultiplied alpha in a plane of its own; convert it to RGB without alpha"
+            )
+        samples = min(samples, colours + len(extra))
+        single |= {"samples": samples, "planar": 1 if samples == 1 else 2}
+    elif extra == lists[_EXTRA] and len(lists[_BITS]) <= samples:
+        return {}
+    bits = (lists[_BITS] or (1,)) * (samples if len(lists[_BITS]) < samples else 1)
+    changed = {_EXTRA: extra, _BITS: bits[:samples]}
+    if lists[_FORMAT]:
+        changed[_FORMAT] = lists[_FORMAT][:samples]
+    return changed
