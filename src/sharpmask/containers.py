@@ -225,14 +225,21 @@ _ARRAYS = (
 )
 """Beside the single values: bits, offsets, lengths, palette, tables, YCbCr."""
 _SIZES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
+_MOST_VALUES = 1 << 20
 _GREY, _RGB, _INK, _YCBCR = (0, 1), 2, 5, 6
 
 
 class _Spliced(io.RawIOBase):
-    """A file whose beginning is replaced, and that goes on beyond its end."""
+    """A file whose beginning is replaced, and that goes on beyond its end.
+
+    Whoever reads on at its end finds nothing: only a read of everything, or one that begins behind
+    a gap of ``GAP`` bytes, sees what follows.
+    """
+
+    GAP = 16
 
     def __init__(self, file: IO[bytes], head: bytes, tail: bytes) -> None:
-        self.file, self.head, self.tail = file, head, tail
+        self.file, self.head, self.tail = file, head, bytes(self.GAP) + tail
         self.length = file.seek(0, io.SEEK_END)
         self.place = 0
 
@@ -251,8 +258,10 @@ class _Spliced(io.RawIOBase):
         return self.place
 
     def read(self, size: int | None = -1) -> bytes:
-        end = self.length + len(self.tail)
-        size = end - self.place if size is None or size < 0 else size
+        if size is None or size < 0:
+            size = self.length + len(self.tail) - self.place
+        elif self.place < self.length + self.GAP:
+            size = min(size, max(0, self.length - self.place))
         part = self.head[self.place : self.place + size]
         if len(part) < size and self.place + len(part) < self.length:
             self.file.seek(self.place + len(part))
@@ -289,7 +298,7 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
 
     def values(tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         kind, number, value = entries.get(tag, (0, 0, b""))
-        form = f"{order}{min(number, 4096)}{_SIZES.get(kind, 'B')}"
+        form = f"{order}{min(number, _MOST_VALUES)}{_SIZES.get(kind, 'B')}"
         size = struct.calcsize(form)
         if size > len(value):
             file.seek(int.from_bytes(value, "little" if order == "<" else "big"))
@@ -311,7 +320,13 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
             else:  # few enough to stand in the directory itself
                 written[tag] = (16 if big else 4), values(tag)[:wanted]
     lines, more = [], b""
-    base = file.seek(0, io.SEEK_END)
+    length = file.seek(0, io.SEEK_END)
+    base = length + _Spliced.GAP
+    if single.get("compression", 1) != 1:
+        for offsets, lengths in ((273, 279), (324, 325)):
+            ends = map(sum, zip(values(offsets), values(lengths), strict=False))
+            if max(ends, default=0) > length:
+                raise ValueError("image file is truncated")
     tags = sorted({*written, *(tag for tag in _ARRAYS if tag in entries and tag not in changed)})
     directory = len(tags) * entry.size + (16 if big else 6)
     for tag in tags:

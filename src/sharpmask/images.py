@@ -123,7 +123,7 @@ def read_image(
         _check_size(source.shape[:2], "array", max_pixels)
         return np.require(source, requirements=["C", "W"])  # torch refuses flipped views
     if isinstance(source, Image.Image):
-        return _decode(source, Stripped(io.BytesIO(), _turn_of(source)), "PIL image", max_pixels)
+        return _decode(source, None, "PIL image", max_pixels)
     if isinstance(source, (str, PathLike)):
         return _read_file(Path(source), max_pixels)
     raise ImageError(
@@ -151,6 +151,13 @@ def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
         raise ImageError(
             f"{path}: cannot be written ({_reason(error)}); choose another place"
         ) from error
+
+
+def png_bytes(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """RGB pixels as the bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
 
 def list_images(
@@ -281,15 +288,17 @@ def _jpeg_without_end(
 
 
 def _decode(
-    image: Image.Image, stripped: Stripped, name: str, max_pixels: int
+    image: Image.Image, stripped: Stripped | None, name: str, max_pixels: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     _check_size((image.height, image.width), name, max_pixels)
     try:
         image.load()
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise _damaged(name, error) from error
+    if stripped is None:
+        stripped = Stripped(io.BytesIO(), _turn_of(image))
     orientation = stripped.orientation
-    if isinstance(image, (AvifImageFile, GifImageFile)):  # whose metadata is still there
+    if isinstance(image, AvifImageFile):  # whose metadata is still there
         orientation = orientation_of(image.info.get("exif", b""), image.info.get("xmp", b""))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _deep_grey_to_8_bit(image, stripped, name)
@@ -318,7 +327,7 @@ def _pixels_of(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _turn_of(image: Image.Image) -> int:
-    """How to turn a PIL image upright."""
+    """How to turn a PIL image upright, once it is loaded: TIFF is turned by Pillow."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a viewer shows a good picture with a broken EXIF block as it is stored
