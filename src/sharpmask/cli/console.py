@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import typer
-from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import track
 
@@ -133,7 +132,8 @@ def refuse_options(context: typer.Context, names: Iterable[str], reason: str) ->
         ValueError: One of them was given.
     """
     for name in names:
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
             raise ValueError(f"--{name.replace('_', '-')}: has no effect {reason}; leave it out")
 
 
