@@ -12,8 +12,9 @@ Ring = Float[np.ndarray, "n 2"]
 def outlines(mask: Bool[np.ndarray, "h w"], tolerance: float = 0.0) -> list[Ring]:
     """The outline of each piece of a mask, the largest piece first; holes are left out.
 
-    A piece is what is joined by the sides of pixels. With ``tolerance`` 0 an outline runs along the
-    sides of the pixels exactly. No outline crosses or touches itself.
+    A piece is what is joined by the sides of pixels; a hole is what they do not join to the
+    outside. With ``tolerance`` 0 an outline runs along the sides of the pixels exactly. No outline
+    crosses or touches itself.
 
     Args:
         mask: The mask.

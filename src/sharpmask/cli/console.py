@@ -6,6 +6,7 @@ prints. A reader who leaves early (``| head``) is not an error.
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -58,7 +59,14 @@ def _to_nowhere(console: Console) -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         return
-    console.file = open(os.devnull, "w")  # noqa: PTH123, SIM115  # as long as the process lives
+    console.file = _Nowhere()
+
+
+class _Nowhere(io.TextIOBase):
+    """A stream that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 out = _SafeConsole(highlight=False, soft_wrap=True)
