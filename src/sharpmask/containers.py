@@ -282,6 +282,8 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     big = 43 in head[2:4]
+    if big and order == ">":
+        raise KindError("a BigTIFF of big-endian numbers is not read; save it as ordinary TIFF")
     entry = struct.Struct(f"{order}HHQ8s" if big else f"{order}HHI4s")
     (start,) = struct.unpack_from(f"{order}Q", head, 8) if big else struct.unpack_from(
         f"{order}I", head, 4
@@ -308,7 +310,11 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
     single = {name: found[0] for name, tag in _SINGLE.items() if (found := values(tag))}
     samples = single.get("samples", 1)
     lists = {tag: values(tag) for tag in (_BITS, _EXTRA, _FORMAT, _INKS, _SUBSAMPLING, _RANGE)}
+    bits = lists[_BITS] or (1,)
+    inverted = single.get("photometric", 0) == 0 and bits[0] > 8
     changed = _checked_kind(single, lists)
+    if inverted:
+        single["photometric"] = 1
     written = {_SINGLE[name]: (4, (value,)) for name, value in single.items()}
     written |= {tag: (3, listed) for tag, listed in changed.items() if listed}
     if single.get("samples", 1) < samples:  # planes that are not wanted
@@ -349,12 +355,11 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
     turn = values(_ORIENTATION, (1,))[0]
     if _ORIENTATION not in entries and _XMP in entries:
         turn = orientation_of(xmp=bytes(v % 256 for v in values(_XMP)))
-    bits = lists[_BITS] or (1,)
     return Stripped(
         _Spliced(file, begin, tail),
         turn if turn in range(1, 9) else 1,
         white=4095 if bits[0] == 12 else None,
-        inverted=single.get("photometric", 0) == 0 and bits[0] > 8,
+        inverted=inverted,
     )
 
 

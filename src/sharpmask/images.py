@@ -56,15 +56,16 @@ class _TiffImageFile(TiffImageFile):
 
     def _setup(self) -> None:
         super()._setup()
-        bits = self.tag_v2.get(258, (1,))[0]
-        order = "L" if self.tag_v2.prefix == b"II" else "B"
-        for index, tile in enumerate(self.tile):
-            mode, *others = tile.args  # type: ignore[misc]
-            if self.use_load_libtiff and mode.startswith("F;32"):
-                mode = "F;32NF"
-            elif not self.use_load_libtiff and len(mode) == 1 and bits == 16:
-                mode = f"{mode};16{order}"
-            self.tile[index] = tile._replace(args=(mode, *others))
+        if self.use_load_libtiff:
+            mode, *others = self.tile[0].args  # type: ignore[misc]
+            if mode.startswith("F;32"):  # libtiff has brought it into this machine's order
+                self.tile[0] = self.tile[0]._replace(args=("F;32NF", *others))
+        elif self._planar_configuration == 2 and self.tag_v2.get(258, (1,))[0] == 16:
+            # Pillow itself would take each plane for one of 8 bits.
+            self.use_load_libtiff = True
+            width, height = self._tile_size
+            args = f"{self.mode};16N", False, self.tag_v2.offset
+            self.tile = [ImageFile._Tile("libtiff", (0, 0, width, height), 0, args)]
 
 
 # `PIL.Image.open` measures against a limit shared by the whole process and warns, so the readers
