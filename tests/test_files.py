@@ -38,9 +38,14 @@ def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path, name):
 def test_a_failure_keeps_the_old_file(tmp_path):
     path = tmp_path / "a"
     write(path, b"old")
-    with pytest.raises(KeyError), replacing_file(path) as file:
-        file.write(b"half")
-        raise KeyError
+
+    def fail():
+        with replacing_file(path) as file:
+            file.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
 

@@ -699,7 +699,9 @@ def test_files_of_a_folder_that_are_passed_over_are_counted_in_one_line(tmp_path
     (tmp_path / "a.png").rename(tmp_path / "really_a_png.HEIC")
     for name in ("b.heic", "c.txt", "noext", "._d.png", ".hidden"):
         (tmp_path / name).touch()
-    with pytest.raises(ImageError, match=r"in this folder \(2 x \.heic, 1 x \.txt, 1 x no suffix\);"):
+    with pytest.raises(
+        ImageError, match=r"in this folder \(2 x \.heic, 1 x \.txt, 1 x no suffix\);"
+    ):
         list_images(tmp_path)
     write_image(tmp_path / "d.png", RGB)
     lines = []

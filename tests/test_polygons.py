@@ -47,9 +47,7 @@ def crosses(ring):
 
     count = len(sides)
     return any(
-        meet(*sides[i], *sides[j])
-        for i in range(count)
-        for j in range(i + 2, count - (i == 0))
+        meet(*sides[i], *sides[j]) for i in range(count) for j in range(i + 2, count - (i == 0))
     )
 
 

@@ -182,7 +182,10 @@ def test_iteration_gives_one_proposal_after_the_other():
 @pytest.mark.parametrize("index", [[], [2, 0], [True] * 3 + [False] * 9], ids=str)
 def test_lists_choose_as_arrays_do(index):
     chosen = make()[index]
-    assert chosen.scores.tolist() == make().scores[np.array(index, int if not index else None)].tolist()
+    assert (
+        chosen.scores.tolist()
+        == make().scores[np.array(index, int if not index else None)].tolist()
+    )
 
 
 def test_proposals_never_change():

@@ -35,7 +35,7 @@ class Stripped:
         inverted: Whether deep grey has its white at 0.
     """
 
-    file: IO[bytes]
+    file: IO[bytes] | io.RawIOBase
     orientation: int = 1
     white: int | None = None
     inverted: bool = False
@@ -315,7 +315,9 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
     changed = _checked_kind(single, lists)
     if inverted:
         single["photometric"] = 1
-    written = {_SINGLE[name]: (4, (value,)) for name, value in single.items()}
+    written: dict[int, tuple[int, tuple[int, ...]]] = {
+        _SINGLE[name]: (4, (value,)) for name, value in single.items()
+    }
     written |= {tag: (3, listed) for tag, listed in changed.items() if listed}
     if single.get("samples", 1) < samples:  # planes that are not wanted
         for tag in entries.keys() & {273, 279, 324, 325}:
@@ -384,9 +386,9 @@ def _checked_kind(
         raise KindError(
             "signed samples have no known white; scale them to 0..255 and save it as 8 bits"
         )
-    if photometric == _YCBCR and single.get("compression", 1) == 1:
-        if lists[_SUBSAMPLING] != (1, 1) or lists[_RANGE]:
-            raise KindError("uncompressed YCbCr with subsampling is not read; convert it to RGB")
+    whole = lists[_SUBSAMPLING] == (1, 1) and not lists[_RANGE]
+    if photometric == _YCBCR and single.get("compression", 1) == 1 and not whole:
+        raise KindError("uncompressed YCbCr with subsampling is not read; convert it to RGB")
     if photometric == _INK and lists[_INKS] not in ((), (1,)):
         raise KindError("its inks are not cyan, magenta, yellow and black; convert it to RGB")
     if photometric in _GREY and samples > 2:

@@ -57,7 +57,7 @@ class _TiffImageFile(TiffImageFile):
     def _setup(self) -> None:
         super()._setup()
         if self.use_load_libtiff:
-            mode, *others = self.tile[0].args  # type: ignore[misc]
+            mode, *others = self.tile[0].args  # type: ignore[misc, str-unpack, unused-ignore]
             if mode.startswith("F;32"):  # libtiff has brought it into this machine's order
                 self.tile[0] = self.tile[0]._replace(args=("F;32NF", *others))
         elif self._planar_configuration == 2 and self.tag_v2.get(258, (1,))[0] == 16:
@@ -70,9 +70,7 @@ class _TiffImageFile(TiffImageFile):
 
 # `PIL.Image.open` measures against a limit shared by the whole process and warns, so the readers
 # are called directly. The first bytes decide, never the suffix: a renamed PNG is still a PNG.
-_READERS: tuple[
-    tuple[bytes, Callable[[IO[bytes]], Stripped], type[ImageFile.ImageFile]], ...
-] = (
+_READERS: tuple[tuple[bytes, Callable[[IO[bytes]], Stripped], type[ImageFile.ImageFile]], ...] = (
     (rb"\xff\xd8\xff", strip_jpeg, JpegImageFile),
     (rb"\x89PNG\r\n\x1a\n", strip_png, PngImageFile),
     (rb"RIFF....WEBP", strip_webp, WebPImageFile),
@@ -163,7 +161,7 @@ def png_bytes(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 def list_images(
     paths: str | PathLike[str] | Iterable[str | PathLike[str]],
-    report: Callable[[str], object] = lambda line: None,
+    report: Callable[[str], object] = str,
 ) -> list[Path]:
     """List the photos in ``paths``: of a folder those in it by name; a file stays as it is.
 
@@ -172,7 +170,8 @@ def list_images(
 
     Args:
         paths: Photos and folders of photos.
-        report: Is told in one line for each folder which files were passed over.
+        report: Is told in one line for each folder which files were passed over; by default
+            nobody is.
 
     Raises:
         ImageError: A folder cannot be read or holds no photo.

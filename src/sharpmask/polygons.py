@@ -3,6 +3,8 @@
 The frame is the image's: a pixel is the square between two whole numbers, x before y.
 """
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -76,13 +78,13 @@ def _rings(mask: Bool[np.ndarray, "h w"]) -> list[Int[np.ndarray, "n 2"]]:
     rings = []
     while ends:
         start = next(iter(ends))
-        corners, here, before = [start], start, None
+        corners, here, before = [start], start, start
         while True:
             following_corners = ends[here]
             there = following_corners[0]
-            if len(following_corners) == 2 and before is not None:
+            if len(following_corners) == 2 and here != start:
                 # Where pieces meet at a corner, turn right, which keeps them apart.
-                there = max(following_corners, key=lambda corner: _right(before, here, corner))
+                there = max(following_corners, key=partial(_right, before, here))
             following_corners.remove(there)
             if not following_corners:
                 del ends[here]
@@ -103,7 +105,9 @@ def _right(before: tuple[int, int], here: tuple[int, int], corner: tuple[int, in
 
 def _apart(corners: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     """Cut a closed line where it touches itself."""
-    rings, path, at = [], [], {}
+    rings: list[list[tuple[int, int]]] = []
+    path: list[tuple[int, int]] = []
+    at: dict[tuple[int, int], int] = {}
     for corner in corners:
         if corner in at:
             start = at[corner]
@@ -121,7 +125,8 @@ def _cornered(ring: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "m 2"]:
     """Without corners at which a line goes straight on."""
     before, after = np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0)
     straight = ((before == ring) & (ring == after)).any(axis=1)
-    return ring[~straight]
+    cornered: Int[np.ndarray, "m 2"] = ring[~straight]
+    return cornered
 
 
 def _area(ring: Ring | Int[np.ndarray, "n 2"]) -> float:
@@ -132,7 +137,7 @@ def _area(ring: Ring | Int[np.ndarray, "n 2"]) -> float:
 
 def _simplified(ring: Ring, tolerance: float) -> Ring:
     while tolerance >= 0.25:
-        simple = ring[_kept(ring, tolerance)]
+        simple: Ring = ring[_kept(ring, tolerance)]
         if len(simple) >= 3 and _area(simple) > 0 and not _crosses(simple):
             return simple
         tolerance /= 2
@@ -171,7 +176,10 @@ def _crosses(ring: Ring) -> bool:
         """On which side of the line from a to b c lies."""
         across = b - a
         offset = c[None] - a[:, None]
-        return np.sign(across[:, :1] * offset[..., 1] - across[:, 1:] * offset[..., 0])
+        signs: Float[np.ndarray, "n n"] = np.sign(
+            across[:, :1] * offset[..., 1] - across[:, 1:] * offset[..., 0]
+        )
+        return signs
 
     first, second = side(start, end, start), side(start, end, end)
     apart = first * second > 0

@@ -169,7 +169,7 @@ class Proposals:
             ValueError: The tolerance is negative or not finite.
         """
         return [
-            [ring + [left, top] for ring in outlines(mask, tolerance)]
+            [ring + np.array([left, top]) for ring in outlines(mask, tolerance)]
             for mask, top, left in self._tight()
         ]
 
@@ -284,7 +284,8 @@ class Proposal:
     @property
     def box(self) -> Float[np.ndarray, "4"]:
         """Tight box of the mask, xyxy pixels."""
-        return self.alone.boxes[0]
+        box: Float[np.ndarray, "4"] = self.alone.boxes[0]
+        return box
 
     @property
     def area(self) -> int:

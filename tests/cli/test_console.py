@@ -115,9 +115,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then():
     assert lines == ["3 of 8 photos done, about 50 s left", "6 of 8 photos done, about 20 s left"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5.4, "5 s"), (60, "1.0 min"), (5400, "1.5 h")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (60, "1.0 min"), (5400, "1.5 h")])
 def test_durations_have_the_unit_that_says_them_best(seconds, text):
     assert console._duration(seconds) == text
 

@@ -361,7 +361,10 @@ def test_image_ids_come_from_an_annotation_file(tmp_path, propose):
         (["--torch7", "--image-size", "640"], "--image-size: has no effect with --torch7"),
         (["--torch7", "--tiles"], "--tiles: has no effect with --torch7"),
         (["--torch7"], "--engine: has no effect with --torch7"),
-        (["--no-overlay", "--overlay-masks", "10"], "--overlay-masks: has no effect with --no-over"),
+        (
+            ["--no-overlay", "--overlay-masks", "10"],
+            "--overlay-masks: has no effect with --no-over",
+        ),
     ],
 )
 def test_options_without_effect_are_refused(tmp_path, propose, given, refused):

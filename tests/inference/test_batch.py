@@ -96,8 +96,8 @@ def test_streams_are_bounded(monkeypatch):
         ([f"{2**63 - 1}.png"], [2**63 - 1]),
         ([f"{2**63}.png"], [1]),
         (["1" * 240 + ".png"], [1]),
-        (["٧.png", "²8.png"], [1, 2]),
-        (["٧.png"], [1]),
+        (["\u0667.png", "\u00b28.png"], [1, 2]),
+        (["\u0667.png"], [1]),
         ([], []),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_photo_with_two_images_in_the_annotation_file_is_left_out(tmp_path):
 )  # fmt: skip
 def test_an_annotation_file_without_usable_ids_is_refused(tmp_path, content):
     (tmp_path / "ann.json").write_text(content)
-    with pytest.raises(ValueError, match="ann.json: expected a COCO annotation file"):
+    with pytest.raises(ValueError, match=r"ann\.json: expected a COCO annotation file"):
         find_photos([Path("a.jpg")], tmp_path / "ann.json", print)
 
 
@@ -155,7 +155,16 @@ def test_an_annotation_file_of_other_photos_is_refused(tmp_path):
 
 def test_pictures_are_named_after_their_photos(tmp_path):
     assert overlay_paths([Path("a.jpg")], tmp_path) == {Path("a.jpg"): tmp_path / "overlay.png"}
-    names = ("x/41.jpg", "41.png", "y/41.jpg", "b.tar.jpg", "A.jpg", "a.jpg", "41-2.jpg", "写真.png")
+    names = (
+        "x/41.jpg",
+        "41.png",
+        "y/41.jpg",
+        "b.tar.jpg",
+        "A.jpg",
+        "a.jpg",
+        "41-2.jpg",
+        "写真.png",
+    )
     paths = [*map(Path, names)]
     found = overlay_paths(paths, tmp_path)
     assert [found[path].name for path in paths] == [
@@ -211,7 +220,11 @@ def test_a_picture_never_takes_the_place_of_a_photo(tmp_path, link):
     write([Path("41.jpg"), photos[1]], out / "found.json")
     assert [photo.read_bytes() for photo in photos] == [b"the photo"] * 2
     assert np.array_equal(read_image(out / "overlay-2.png"), PICTURE)
-    assert sorted(p.name for p in (out / "overlays").iterdir()) == ["41-2.png", "41-3.png", "41.png"]
+    assert sorted(p.name for p in (out / "overlays").iterdir()) == [
+        "41-2.png",
+        "41-3.png",
+        "41.png",
+    ]
 
 
 @pytest.mark.parametrize("link", ["itself", "symlink_to", "hardlink_to"])

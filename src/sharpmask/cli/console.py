@@ -44,8 +44,9 @@ class _SafeConsole(Console):
 def _drop(console: Console, error: OSError | ValueError) -> None:
     """Throw away what cannot be printed, now and later."""
     _to_nowhere(console)
-    gone = isinstance(error, ValueError) or error.errno in (errno.EPIPE, errno.EBADF)
-    if console is out and not gone:
+    if isinstance(error, ValueError) or error.errno in (errno.EPIPE, errno.EBADF):
+        return
+    if console is out:
         complain(f"standard output cannot be written ({error.strerror})")
         _failed.append(error)
 
@@ -59,7 +60,7 @@ def _to_nowhere(console: Console) -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         return
-    console.file = _Nowhere()
+    console.file = _Nowhere()  # type: ignore[assignment]  # text can be written to it
 
 
 class _Nowhere(io.TextIOBase):

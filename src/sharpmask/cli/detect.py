@@ -29,7 +29,9 @@ def detect(
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("detections"),
     weights: Annotated[
         str | None,
-        typer.Option(help="Model that proposes regions. Default: the detector was trained with it."),
+        typer.Option(
+            help="Model that proposes regions. Default: the detector was trained with it."
+        ),
     ] = None,
     min_score: Annotated[
         float, typer.Option(help="Leave out detections with a lower score (0 to 1).")

@@ -9,7 +9,6 @@ import typer
 from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, complain, err, out
-from sharpmask.cli.photos import write_json
 from sharpmask.coco.annotations import CocoImage
 from sharpmask.coco.results import (
     GroundTruth,
@@ -21,6 +20,7 @@ from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.evaluation.average_precision import average_precision, precision_table
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
 from sharpmask.evaluation.report import results_table, write_report
+from sharpmask.files import write_json
 from sharpmask.images import ImageError
 from sharpmask.inference.batch import map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer

@@ -1,7 +1,6 @@
 """``sharpmask propose``: object masks for photos."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +13,10 @@ from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.images import list_images
 from sharpmask.inference.batch import streams_for, write_records
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.tiles import TiledProposer
+from sharpmask.inference.tiles import Tile, TiledProposer
 from sharpmask.proposals import Proposals
+
+Find = Callable[[Path], Proposals]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -82,34 +83,36 @@ def propose(
         # Tiles keep all cores busy by themselves.
         streams = 1 if tiles else streams_for(len(photos))
         loaded = load_engine(weights, "torch" if torch7 else engine, device, streams=streams)
-        settings = {"num_proposals": num_proposals, "scales": scales}
         if torch7:
             from sharpmask.torch7.proposer import Torch7Proposer
 
-            proposer: Proposer = Torch7Proposer(loaded, **settings)  # type: ignore[arg-type]
+            find: Find = Torch7Proposer(loaded, num_proposals=num_proposals, scales=scales)
         else:
-            settings |= {"mask_threshold": mask_threshold, "suppression": suppression}
-            settings |= {"image_size": image_size}
-            if tiles:  # `num_proposals` is of all tiles together
-                settings["num_proposals"] = defaults.NUM_PROPOSALS
-            proposer = Proposer(loaded, **settings)  # type: ignore[arg-type]
-        find: Callable[[Path], Proposals] = proposer
-        if tiles:
-            shown = partial(progress, what="tiles")
-            find = TiledProposer(
-                proposer,
-                num_proposals=num_proposals,
-                progress=lambda parts: shown(parts, len(parts)) if len(photos) == 1 else parts,
+            find = Proposer(
+                loaded,
+                num_proposals=defaults.NUM_PROPOSALS if tiles else num_proposals,
+                scales=scales,
+                mask_threshold=mask_threshold,
+                suppression=suppression,
+                image_size=image_size,
             )
+            if tiles:  # `num_proposals` is of all tiles together
+                find = TiledProposer(
+                    find, num_proposals=num_proposals, progress=_tiles if len(photos) == 1 else iter
+                )
         file = output / "proposals.json"
         outcome = write_records(
             photos,
             find,
             file,
-            settings=settings_of(context, proposer.engine, weights),
+            settings=settings_of(context, loaded, weights),
             streams=streams,
             draw=(lambda found: found.plot(overlay_masks)) if overlay else None,
             progress=progress,
             report=complain,
         )
         conclude(outcome, len(paths), file)
+
+
+def _tiles(tiles: Sequence[Tile]) -> Iterable[Tile]:
+    return progress(tiles, len(tiles), "tiles")

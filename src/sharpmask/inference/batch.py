@@ -95,8 +95,8 @@ def write_records(
     settings: Mapping[str, Any],
     streams: int = 1,
     draw: Callable[[Kind], UInt8[np.ndarray, "h w 3"]] | None = None,
-    progress: Progress = lambda items, count: items,
-    report: Callable[[str], object] = lambda line: None,
+    progress: Progress | None = None,
+    report: Callable[[str], object] = str,
 ) -> Outcome:
     """Write what is found in all photos that can be read to one file of COCO results.
 
@@ -113,7 +113,7 @@ def write_records(
         streams: Photos worked on at once.
         draw: Makes a picture of what was found, to be written beside ``file``.
         progress: Shows how many photos are done.
-        report: Is told of every problem in one line.
+        report: Is told of every problem in one line; by default nobody is.
 
     Raises:
         ValueError: Another run writes to the folder, or ``file`` is one of the photos.
@@ -138,9 +138,13 @@ def write_records(
         left = [photo for photo in photos if not journal.has(photo)]
         if len(left) < len(photos):
             report(f"{len(photos) - len(left)} of {len(photos)} photos were done before")
-        calls = zip(left, map_ordered(found_in, left, streams), strict=True)
+        calls: Iterable[tuple[Photo, Future[Any]]] = zip(
+            left, map_ordered(found_in, left, streams), strict=True
+        )
+        if progress:
+            calls = progress(calls, len(left))
         try:
-            for photo, call in progress(calls, len(left)):
+            for photo, call in calls:
                 try:
                     records, problem = call.result()
                 except ImageError as error:
@@ -261,7 +265,10 @@ def _refuse_photos(file: Path, paths: Sequence[Path]) -> None:
 
 def _identities(paths: Iterable[Path]) -> set[object]:
     """Everything by which files can be told, under whatever name."""
-    return {form for path in paths for form in (os.path.realpath(path), _identity(path))} - {None}
+    forms: set[object] = set()
+    for path in paths:
+        forms |= {os.path.realpath(path), _identity(path)}
+    return forms - {None}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -120,7 +120,9 @@ class Proposer:
         self.suppression = suppression
         self.image_size = image_size
 
-    def map(self, photos: Iterable[GivenPhoto]) -> Iterator[tuple[GivenPhoto, Proposals | ImageError]]:
+    def map(
+        self, photos: Iterable[GivenPhoto]
+    ) -> Iterator[tuple[GivenPhoto, Proposals | ImageError]]:
         """Propose objects in many photos, some at the same time.
 
         A photo that cannot be read costs itself alone: its error takes the place of its proposals.
