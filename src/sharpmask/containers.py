@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 MAX_TEXT_BYTES = 1 << 20
 """Longer texts of a PNG are not searched for an orientation."""
@@ -35,7 +35,7 @@ class Stripped:
         inverted: Whether deep grey has its white at 0.
     """
 
-    file: IO[bytes] | io.RawIOBase
+    file: IO[bytes]
     orientation: int = 1
     white: int | None = None
     inverted: bool = False
@@ -358,7 +358,7 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
     if _ORIENTATION not in entries and _XMP in entries:
         turn = orientation_of(xmp=bytes(v % 256 for v in values(_XMP)))
     return Stripped(
-        _Spliced(file, begin, tail),
+        cast("IO[bytes]", _Spliced(file, begin, tail)),
         turn if turn in range(1, 9) else 1,
         white=4095 if bits[0] == 12 else None,
         inverted=inverted,

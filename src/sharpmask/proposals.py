@@ -284,7 +284,7 @@ class Proposal:
     @property
     def box(self) -> Float[np.ndarray, "4"]:
         """Tight box of the mask, xyxy pixels."""
-        box: Float[np.ndarray, "4"] = self.alone.boxes[0]
+        box: Float[np.ndarray, 4] = self.alone.boxes[0]
         return box
 
     @property
