@@ -27,10 +27,10 @@ from sharpmask.containers import (
     orientation_of,
     strip_jpeg,
     strip_png,
-    strip_tiff,
     strip_webp,
 )
 from sharpmask.files import replacing_file
+from sharpmask.tiff import strip_tiff
 
 MAX_PIXELS = 200_000_000
 """Larger pictures are refused by their header: decoded they would fill the memory."""
