@@ -1,4 +1,4 @@
-"""TIFF files reduced to the tags that decide on pixels; kinds that would be shown wrong are refused."""
+"""TIFF files reduced to the tags that decide on pixels; refuses what would be shown wrong."""
 
 import io
 import struct
