@@ -166,7 +166,30 @@ def test_pyramids_by_name():
 
 
 def test_unknown_pyramids_are_refused():
-    with pytest.raises(ValueError, match="expected one of default, zoom, zoom2, got 'big'"):
+    with pytest.raises(
+        ValueError,
+        match="expected one of default, zoom, zoom2, or octaves such as -1,0,1, got 'big'",
+    ):
         octaves_of("big")
     with pytest.raises(ValueError, match="at least one octave"):
         octaves_of([])
+
+
+@pytest.mark.parametrize(
+    ("scales", "octaves"),
+    [
+        ("-1,0,1", (-1, 0, 1)),
+        ("2.0", (2,)),
+        (" -0.5, 0 ", (-0.5, 0)),
+        ([1.5], (1.5,)),
+        ((0,), (0,)),
+    ],
+)
+def test_octaves_are_read_from_lists_and_text(scales, octaves):
+    assert octaves_of(scales) == octaves
+
+
+@pytest.mark.parametrize("scales", ["nan", "1,inf", [float("nan")], [-11], "40", "", ","])
+def test_octaves_that_are_no_scale_are_refused(scales):
+    with pytest.raises(ValueError, match="scales: expected"):
+        octaves_of(scales)

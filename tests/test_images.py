@@ -628,23 +628,6 @@ def test_write_replaces_and_leaves_nothing_beside(tmp_path):
     assert path.stat().st_mode == plain.stat().st_mode  # readable by whom the umask allows
 
 
-def test_what_a_kill_left_beside_is_gone_after_the_next_write(tmp_path, monkeypatch):
-    path = tmp_path / f"{'x' * 251}.png"  # as long as names may be
-
-    def killed(self, file, *args, **kwargs):
-        file.write(b"half a pic")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", killed)
-        patch.setattr(Path, "unlink", lambda self, **options: None)  # a kill tidies nothing
-        with pytest.raises(KeyboardInterrupt):
-            write_image(path, RGB)
-    assert len(list(tmp_path.iterdir())) == 1
-    write_image(path, RGB)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "out.png"
     write_image(path, RGB)
@@ -667,14 +650,15 @@ def test_write_refusals(tmp_path):
         write_image(tmp_path / "a.gif", RGB)
     with pytest.raises(ImageError, match="expected uint8"):
         write_image(tmp_path / "a.png", RGB[..., 0])
-    with pytest.raises(ImageError, match="No such file or directory"):
-        write_image(tmp_path / "missing" / "a.png", RGB)
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "file" / "a.png", RGB)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ImageError, match="Is a directory"):
         write_image(tmp_path / "folder.png", RGB)
     with pytest.raises(ImageError, match="cannot be written"):
         write_image(tmp_path / "long.webp", np.zeros((1, 20000, 3), np.uint8))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder.png"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 # Reducing
@@ -706,8 +690,26 @@ def test_list_images(tmp_path):
 
 
 def test_list_images_of_an_empty_directory(tmp_path):
-    with pytest.raises(ImageError, match="no pictures in this directory; "):
+    with pytest.raises(ImageError, match="no photos that can be read in this folder; name one"):
         list_images([tmp_path])
+
+
+def test_files_of_a_folder_that_are_passed_over_are_counted_in_one_line(tmp_path):
+    write_image(tmp_path / "a.png", RGB)
+    (tmp_path / "a.png").rename(tmp_path / "really_a_png.HEIC")
+    for name in ("b.heic", "c.txt", "noext", "._d.png", ".hidden"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        ImageError, match=r"in this folder \(2 x \.heic, 1 x \.txt, 1 x no suffix\);"
+    ):
+        list_images(tmp_path)
+    write_image(tmp_path / "d.png", RGB)
+    lines = []
+    assert list_images(tmp_path, lines.append) == [tmp_path / "d.png"]
+    assert lines == [f"{tmp_path}: 4 files passed over (2 x .heic, 1 x .txt, 1 x no suffix)"]
+    lines.clear()
+    assert list_images(tmp_path / "d.png", lines.append) == [tmp_path / "d.png"]
+    assert lines == []
 
 
 def test_bundled_photo():

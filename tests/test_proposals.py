@@ -1,10 +1,15 @@
+import dataclasses
+import io
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 import sharpmask.proposals
+from sharpmask.polygons import outlines
 from sharpmask.proposals import Proposals
 
 IMAGE_SIZE = (48, 70)
@@ -143,6 +148,121 @@ def test_lists_handed_out_are_the_callers_own():
     proposals = make()
     proposals.rles().clear()
     assert len(proposals.rles()) == 12
+
+
+@pytest.mark.parametrize("index", [0, 3, 11, -1, -12, np.int64(5)])
+def test_an_integer_gives_one_proposal(index):
+    proposals = make()
+    one = proposals[index]
+    assert one.score == proposals.scores[index]
+    assert one.box.tolist() == proposals.boxes[index].tolist()
+    assert one.area == proposals.areas[index]
+    assert one.rle == proposals.rles()[index]
+    np.testing.assert_array_equal(one.mask, list(proposals.masks())[index])
+    rings = proposals.polygons()[index]
+    assert one.polygon.tolist() == (rings[0].tolist() if rings else [])
+
+
+@pytest.mark.parametrize("index", [12, -13])
+def test_an_index_beyond_the_proposals_is_an_index_error(index):
+    with pytest.raises(IndexError):
+        make()[index]
+
+
+def test_iteration_gives_one_proposal_after_the_other():
+    proposals = make()
+    assert [one.score for one in proposals] == proposals.scores.tolist()
+    assert [one.rle for one in proposals] == proposals.rles()
+    assert [one.score for one in proposals[proposals.scores > 0.5]] == [
+        score for score in proposals.scores.tolist() if score > 0.5
+    ]
+    assert list(proposals[:0]) == []
+
+
+@pytest.mark.parametrize("index", [[], [2, 0], [True] * 3 + [False] * 9], ids=str)
+def test_lists_choose_as_arrays_do(index):
+    chosen = make()[index]
+    assert (
+        chosen.scores.tolist()
+        == make().scores[np.array(index, int if not index else None)].tolist()
+    )
+
+
+def test_proposals_never_change():
+    given = np.zeros((1, 4))
+    proposals = at_pixels(np.ones((1, 8, 8), bool))
+    for name in ("image", "scores", "windows", "patch_masks"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(proposals, name)[:] = 0
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(proposals, name, given)
+    image = np.zeros((8, 8, 3), np.uint8)
+    dataclasses.replace(proposals, image=image)
+    image[:] = 1  # the caller's own stays as it was
+    proposals.rles()[0]["counts"] = "other"
+    proposals.rles().clear()
+    assert proposals.rles() == at_pixels(np.ones((1, 8, 8), bool)).rles()
+
+
+def test_a_text_says_how_many_and_how_good():
+    assert repr(at_pixels(np.ones((2, 8, 8), bool))) == (
+        "<Proposals: 2 masks of a photo 8 x 8, scores 1.00 to 0.00>"
+    )
+    assert repr(make()[:0]) == "<Proposals: 0 masks of a photo 48 x 70>"
+    assert repr(at_pixels(np.ones((1, 8, 8), bool))[0]) == "<Proposal: score 1.00, box 0, 0, 8, 8>"
+
+
+def test_a_notebook_shows_the_plot():
+    proposals = make()
+    shown = np.asarray(Image.open(io.BytesIO(proposals._repr_png_())))
+    np.testing.assert_array_equal(shown, proposals.plot())
+
+
+# --- polygons and cleaned masks ---
+
+
+def test_polygons_are_the_outlines_of_the_masks():
+    proposals = make()
+    for tolerance in (0.0, 1.0):
+        for rings, mask in zip(proposals.polygons(tolerance), proposals.masks(), strict=True):
+            expected = outlines(mask, tolerance)
+            for ring, other in zip(rings, expected, strict=True):
+                assert ring.tolist() == other.tolist()
+    assert [[len(r) for r in rings] for rings in proposals[:0].polygons()] == []
+
+
+def test_cleaned_masks_are_one_piece_without_holes():
+    masks = np.zeros((2, 40, 40), bool)
+    masks[0, 5:25, 5:25], masks[0, 10:12, 10:12], masks[0, 30:33, 30:33] = True, False, True
+    proposals = at_pixels(masks)
+    cleaned = proposals.cleaned()
+    expected = np.zeros((40, 40), bool)
+    expected[5:25, 5:25] = True
+    np.testing.assert_array_equal(next(cleaned.masks()), expected)
+    np.testing.assert_array_equal(cleaned[0].mask, expected)
+    assert cleaned.boxes.tolist() == [[5, 5, 25, 25], [0, 0, 0, 0]]
+    assert cleaned.areas.tolist() == [400, 0]
+    assert cleaned.scores.tolist() == proposals.scores.tolist()
+    assert proposals.areas.tolist() == [405, 0]
+    assert cleaned[::-1].areas.tolist() == [0, 400]
+    assert len(cleaned.to_coco(1)) == 2
+
+
+def test_supervision_takes_boxes_masks_and_scores():
+    supervision = pytest.importorskip("supervision")
+    proposals = make()[:10]
+    found = proposals.to_supervision()
+    assert isinstance(found, supervision.Detections)
+    np.testing.assert_array_equal(found.mask, list(proposals.masks()))
+    np.testing.assert_array_equal(found.xyxy, proposals.boxes)
+    np.testing.assert_array_equal(found.confidence, proposals.scores)
+
+
+def test_without_supervision_what_to_install_is_said():
+    if find_spec("supervision"):
+        pytest.skip("it is installed")
+    with pytest.raises(ImportError, match="pip install supervision"):
+        make().to_supervision()
 
 
 # --- suppression ---

@@ -119,15 +119,24 @@ DEEPMASK_GEOMETRY = PatchGeometry(patch_size=224, context=0, object_size=128)
 
 
 def octaves_of(scales: str | Sequence[float]) -> tuple[float, ...]:
-    """Octaves of a named pyramid, or the given octaves themselves.
+    """Octaves of a named pyramid, or the given octaves themselves, also as text: "-1,0,1".
 
     Raises:
-        ValueError: Unknown pyramid name or no scales.
+        ValueError: Unknown pyramid name, no scales, or an octave that is not between -10 and 10.
     """
     if isinstance(scales, str):
-        if scales not in PYRAMIDS:
-            raise ValueError(f"scales: expected one of {', '.join(PYRAMIDS)}, got {scales!r}")
-        return PYRAMIDS[scales]
-    if not scales:
+        if scales in PYRAMIDS:
+            return PYRAMIDS[scales]
+        try:
+            scales = [float(octave) for octave in scales.split(",")]
+        except ValueError:
+            raise ValueError(
+                f"scales: expected one of {', '.join(PYRAMIDS)}, or octaves such as -1,0,1, "
+                f"got {scales!r}"
+            ) from None
+    if not len(scales):
         raise ValueError("scales: expected at least one octave, got none")
+    for octave in scales:
+        if not abs(octave) <= 10:
+            raise ValueError(f"scales: expected octaves between -10 and 10, got {octave}")
     return tuple(scales)

@@ -1,29 +1,41 @@
 """Pictures in and out: the only file of the package that opens or writes one."""
 
-import hashlib
-import os
+import io
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from sharpmask.containers import (
+    KindError,
+    Stripped,
+    jpeg_endings,
+    orientation_of,
+    strip_jpeg,
+    strip_png,
+    strip_webp,
+)
+from sharpmask.files import replacing_file
+from sharpmask.tiff import strip_tiff
+
 MAX_PIXELS = 200_000_000
 """Larger pictures are refused by their header: decoded they would fill the memory."""
 _STRIP_PIXELS = 1 << 18
+_TIFF_KIND_UNKNOWN = ("unknown pixel mode", "unknown data organization")
 
 
 class ImageError(ValueError):
@@ -31,25 +43,42 @@ class ImageError(ValueError):
 
 
 class _TiffImageFile(TiffImageFile):
-    """Pillow's TIFF reader without its warning about size: `read_image` has already judged it."""
+    """Pillow's TIFF reader, mended.
+
+    - It does not warn of a picture's size: `read_image` has already judged it.
+    - It reads uncompressed planes of 16 bits, and compressed floats of the other byte order.
+    """
 
     def load_prepare(self) -> None:
         if self._im is None:
             self.im = Image.new(self.mode, self._tile_size).im
         super().load_prepare()
 
+    def _setup(self) -> None:
+        super()._setup()
+        if self.use_load_libtiff:
+            mode, *others = self.tile[0].args  # type: ignore[misc, str-unpack, unused-ignore]
+            if mode.startswith("F;32"):  # libtiff has brought it into this machine's order
+                self.tile[0] = self.tile[0]._replace(args=("F;32NF", *others))
+        elif self._planar_configuration == 2 and self.tag_v2.get(258, (1,))[0] == 16:
+            # Pillow itself would take each plane for one of 8 bits.
+            self.use_load_libtiff = True
+            width, height = self._tile_size
+            args = f"{self.mode};16N", False, self.tag_v2.offset
+            self.tile = [ImageFile._Tile("libtiff", (0, 0, width, height), 0, args)]
+
 
 # `PIL.Image.open` measures against a limit shared by the whole process and warns, so the readers
 # are called directly. The first bytes decide, never the suffix: a renamed PNG is still a PNG.
-_READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
-    (rb"\xff\xd8\xff", JpegImageFile),
-    (rb"\x89PNG\r\n\x1a\n", PngImageFile),
-    (rb"RIFF....WEBP", WebPImageFile),
-    (rb"....ftypavi[fs]", AvifImageFile),
-    (rb"II[*+]\0|MM\0[*+]", _TiffImageFile),
-    (rb"GIF8[79]a", GifImageFile),
-    (rb"BM", BmpImageFile),
-    (rb"P[1-6f]\s", PpmImageFile),
+_READERS: tuple[tuple[bytes, Callable[[IO[bytes]], Stripped], type[ImageFile.ImageFile]], ...] = (
+    (rb"\xff\xd8\xff", strip_jpeg, JpegImageFile),
+    (rb"\x89PNG\r\n\x1a\n", strip_png, PngImageFile),
+    (rb"RIFF....WEBP", strip_webp, WebPImageFile),
+    (rb"....ftypavi[fs]", Stripped, AvifImageFile),
+    (rb"II[*+]\0|MM\0[*+]", strip_tiff, _TiffImageFile),
+    (rb"GIF8[79]a", Stripped, GifImageFile),
+    (rb"BM", Stripped, BmpImageFile),
+    (rb"P[1-6f]\s", Stripped, PpmImageFile),
 )
 _READABLE = "JPEG, PNG, WebP, AVIF, TIFF, GIF, BMP or PPM"
 _SUFFIXES = (
@@ -79,6 +108,8 @@ def read_image(
     - Transparent parts become white: cut-outs are made for white pages, black would swallow them.
     - 16-bit grey is divided by 257, so 65535 becomes 255.
     - Colour profiles are not applied.
+    - Metadata is passed over, and so is what is wrong with it. Pixels that are not all there are an
+      error; an end marker that is missing is not.
 
     An array must already be RGB uint8 (height, width, 3). The result is contiguous and writeable;
     an array that is both comes back itself, not copied.
@@ -91,7 +122,7 @@ def read_image(
         _check_size(source.shape[:2], "array", max_pixels)
         return np.require(source, requirements=["C", "W"])  # torch refuses flipped views
     if isinstance(source, Image.Image):
-        return _decode(source, "PIL image", max_pixels)
+        return _decode(source, None, "PIL image", max_pixels)
     if isinstance(source, (str, PathLike)):
         return _read_file(Path(source), max_pixels)
     raise ImageError(
@@ -112,36 +143,44 @@ def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
     if path.suffix.lower() not in _WRITERS:
         raise ImageError(f"{path}: cannot write '{path.suffix}'; use {', '.join(_WRITERS)}")
     _check_array(image, str(path))
-    # Not `tempfile`: its files are readable by their owner only, and the rename keeps that. What a
-    # kill leaves behind is written over the next time; a hash, as names may be as long as allowed.
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    temporary = path.with_name(f".{digest}.part")
     try:
-        with temporary.open("wb") as file:
+        with replacing_file(path) as file:
             Image.fromarray(image).save(file, _WRITERS[path.suffix.lower()], quality=92)
-        temporary.replace(path)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"{path}: cannot be written ({_reason(error)}); choose another place"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def list_images(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[Path]:
-    """Name the pictures in `paths`: a directory gives those in it by name, a file stays as it is.
+def png_bytes(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """RGB pixels as the bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
-    What is named twice is listed once. A directory is not searched deeper; its hidden files and
-    other suffixes are passed over.
+
+def list_images(
+    paths: str | PathLike[str] | Iterable[str | PathLike[str]],
+    report: Callable[[str], object] = str,
+) -> list[Path]:
+    """List the photos in ``paths``: of a folder those in it by name; a file stays as it is.
+
+    What is named twice is listed once. A folder is not searched deeper; its hidden files and files
+    with other suffixes are passed over.
+
+    Args:
+        paths: Photos and folders of photos.
+        report: Is told in one line for each folder which files were passed over; by default
+            nobody is.
 
     Raises:
-        ImageError: a directory cannot be read or holds no picture.
+        ImageError: A folder cannot be read or holds no photo.
     """
     if isinstance(paths, (str, PathLike)):
         paths = [paths]
     found: list[Path] = []
     for path in map(Path, paths):
-        found += _list_directory(path) if path.is_dir() else [path]
+        found += _list_folder(path, report) if path.is_dir() else [path]
     return list(dict.fromkeys(found))
 
 
@@ -156,22 +195,24 @@ def reduce_image(image: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.nda
     return np.concatenate(reduced)
 
 
-def _list_directory(directory: Path) -> list[Path]:
+def _list_folder(folder: Path, report: Callable[[str], object]) -> list[Path]:
     try:
-        entries = sorted(directory.iterdir())
+        # macOS leaves a "._photo.jpg" beside each photo.
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise ImageError(
-            f"{directory}: cannot be listed ({_reason(error)}); check its permissions"
+            f"{folder}: cannot be listed ({_reason(error)}); check its permissions"
         ) from error
-    images = [
-        entry
-        for entry in entries
-        if entry.suffix.lower() in _SUFFIXES
-        and not entry.name.startswith(".")  # macOS leaves a "._photo.jpg" beside each photo
-        and not entry.is_dir()  # a broken link is kept: that a photo is missing will be told
-    ]
+    # A broken link is kept: that a photo is missing will be told.
+    files = [entry for entry in entries if not entry.is_dir()]
+    images = [entry for entry in files if entry.suffix.lower() in _SUFFIXES]
+    others = Counter(entry.suffix.lower() or "no suffix" for entry in files if entry not in images)
+    listed = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5))
     if not images:
-        raise ImageError(f"{directory}: no pictures in this directory; name one that holds some")
+        passed = f" ({listed}); convert them to JPEG or PNG" if others else "; name one with photos"
+        raise ImageError(f"{folder}: no photos that can be read in this folder{passed}")
+    if others:
+        report(f"{folder}: {sum(others.values())} files passed over ({listed})")
     return images
 
 
@@ -187,10 +228,10 @@ def _read_file(path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
             head = file.read(16)
             if not head:
                 raise ImageError(f"{path}: is empty (0 bytes); fetch it again")
-            for signature, reader in _READERS:
+            for signature, strip, reader in _READERS:
                 if re.match(signature, head, re.DOTALL):
                     file.seek(0)
-                    return _read_as(reader, file, str(path), max_pixels)
+                    return _read_as(strip, reader, file, str(path), max_pixels)
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be opened ({_reason(error)}); check its permissions"
@@ -199,24 +240,68 @@ def _read_file(path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _read_as(
-    reader: type[ImageFile], file: IO[bytes], name: str, max_pixels: int
+    strip: Callable[[IO[bytes]], Stripped],
+    reader: type[ImageFile.ImageFile],
+    file: IO[bytes],
+    name: str,
+    max_pixels: int,
 ) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        image = reader(file)
+        stripped = strip(file)
+        image = reader(stripped.file)
+    except KindError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except SyntaxError as error:
+        if reader is _TiffImageFile and str(error) in _TIFF_KIND_UNKNOWN:
+            raise ImageError(
+                f"{name}: a TIFF whose bands or samples are of a kind that is not read; "
+                "convert it to RGB of 8 bits"
+            ) from error
+        raise _damaged(name, error) from error
     except Exception as error:
         raise _damaged(name, error) from error
-    return _decode(image, name, max_pixels)
+    try:
+        return _decode(image, stripped, name, max_pixels)
+    except ImageError as error:
+        if reader is JpegImageFile and isinstance(error.__cause__, OSError):
+            endless = _jpeg_without_end(stripped, name, max_pixels)
+            if endless is not None:
+                return endless
+        raise
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+def _jpeg_without_end(
+    stripped: Stripped, name: str, max_pixels: int
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The picture of a JPEG that lacks its end marker alone."""
+    stripped.file.seek(0)
+    endings = jpeg_endings(stripped.file.read())
+    if endings is None:
+        return None
+    try:
+        first, second = (
+            _decode(JpegImageFile(io.BytesIO(data)), stripped, name, max_pixels) for data in endings
+        )
+    except (ImageError, OSError):
+        return None
+    return first if np.array_equal(first, second) else None
+
+
+def _decode(
+    image: Image.Image, stripped: Stripped | None, name: str, max_pixels: int
+) -> UInt8[np.ndarray, "h w 3"]:
     _check_size((image.height, image.width), name, max_pixels)
     try:
         image.load()
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise _damaged(name, error) from error
-    turn = _upright(image)
+    if stripped is None:
+        stripped = Stripped(io.BytesIO(), _turn_of(image))
+    orientation = stripped.orientation
+    if isinstance(image, AvifImageFile):  # whose metadata is still there
+        orientation = orientation_of(image.info.get("exif", b""), image.info.get("xmp", b""))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _deep_grey_to_8_bit(image, name)
+        image = _deep_grey_to_8_bit(image, stripped, name)
     try:
         if image.has_transparency_data:
             image = _on_white(image)
@@ -227,6 +312,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> UInt8[np.ndarray,
             f"{name}: cannot be turned from {image.mode} into RGB ({_reason(error)}); "
             "convert it to RGB first"
         ) from error
+    turn = _ORIENTATIONS.get(orientation)
     return _pixels_of(image if turn is None else image.transpose(turn))
 
 
@@ -240,29 +326,30 @@ def _pixels_of(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     return pixels
 
 
-def _upright(image: Image.Image) -> Image.Transpose | None:
-    """Read from the EXIF block how to turn the picture upright."""
+def _turn_of(image: Image.Image) -> int:
+    """How to turn a PIL image upright, once it is loaded: TIFF is turned by Pillow."""
     try:
-        return _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a viewer shows a good picture with a broken EXIF block as it is stored
-        return None
+        return 1
 
 
-def _deep_grey_to_8_bit(image: Image.Image, name: str) -> Image.Image:
+def _deep_grey_to_8_bit(image: Image.Image, stripped: Stripped, name: str) -> Image.Image:
     """Scale grey of more than 8 bits to "L", or to "LA" where one value marks transparency."""
     grey = np.asarray(image)
     low, high = grey.min(), grey.max()
     # Floats have three usual whites. Integers have one: Pillow reads some 16-bit files as "I".
-    whites = (1, 255, 65535) if image.mode == "F" else (65535,)
+    whites = (1, 255, 65535) if image.mode == "F" else (stripped.white or 65535,)
     white = next((white for white in whites if low >= 0 and high <= white), None)
     if white is None:
         raise ImageError(
             f"{name}: grey values from {low} to {high} have no known white; scale them to 0..255"
         )
-    scaled = Image.fromarray(np.rint(grey * np.float32(255 / white)).astype(np.uint8))
+    scaled = np.rint(grey * np.float32(255 / white)).astype(np.uint8)
+    layer = Image.fromarray(255 - scaled if stripped.inverted else scaled)
     if "transparency" in image.info:
-        scaled.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
-    return scaled
+        layer.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
+    return layer
 
 
 def _on_white(image: Image.Image) -> Image.Image:

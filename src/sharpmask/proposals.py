@@ -3,24 +3,36 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sharpmask import masks
+from sharpmask.defaults import OVERLAY_MASKS
 from sharpmask.drawing import draw_masks
-from sharpmask.images import reduce_image
+from sharpmask.images import png_bytes, reduce_image
 from sharpmask.masks import Rle
+from sharpmask.polygons import Ring, largest_piece, outlines
+
+if TYPE_CHECKING:
+    import supervision
 
 MAX_DRAWN = 4096
 SUPPRESSION_CHUNK = 64
 """Masks pasted and compared at once."""
+POLYGON_TOLERANCE = 1.0
+"""How far, in pixels, a polygon may be from the outline of its mask."""
+
+Chosen = slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"] | Sequence[int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Proposals:
-    """Object masks of one photo, best first.
+    """Object masks of one photo, best first. Never changes; its arrays are read-only.
+
+    ``proposals[0]`` and ``proposals[-1]`` are a ``Proposal`` each; a slice, a boolean mask or
+    indices give ``Proposals``. Iteration gives one ``Proposal`` after the other.
 
     Attributes:
         image: The photo, RGB.
@@ -29,6 +41,8 @@ class Proposals:
         patch_masks: Mask probabilities times 255 in the patch frame; a thousand of them take 26 MB
             where full-size masks would take 300 MB and more.
         mask_threshold: Probability above which a pixel belongs to the object.
+        encoded: The full-size masks, where they are known already; None to make them of the
+            patches when they are first asked for.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -36,36 +50,62 @@ class Proposals:
     windows: Float[np.ndarray, "n 4"]
     patch_masks: UInt8[np.ndarray, "n s s"]
     mask_threshold: float
+    encoded: tuple[Rle, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image", "scores", "windows", "patch_masks"):
+            array = getattr(self, name)
+            if array.flags.writeable:  # the caller's own stays so
+                array = array.view()
+                array.flags.writeable = False
+                object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(
-        self, index: slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]
-    ) -> "Proposals":
-        """Some of the proposals, by slice, indices or a boolean mask."""
-        chosen = replace(
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        scores = f", scores {self.scores[0]:.2f} to {self.scores[-1]:.2f}" if len(self) else ""
+        return f"<Proposals: {len(self)} masks of a photo {height} x {width}{scores}>"
+
+    def _repr_png_(self) -> bytes:
+        """The best masks on the photo, for notebooks."""
+        return png_bytes(self.plot())
+
+    def __iter__(self) -> Iterator["Proposal"]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> "Proposal": ...
+    @overload
+    def __getitem__(self, index: Chosen) -> "Proposals": ...
+    def __getitem__(self, index: int | Chosen) -> "Proposal | Proposals":
+        """One of the proposals by its index, or some by slice, indices or a boolean mask."""
+        if isinstance(index, int | np.integer) and not isinstance(index, bool):
+            number = range(len(self))[index]
+            return Proposal(self[number : number + 1])
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index if index.size else index.astype(int)
+        encoded = self.encoded or self.__dict__.get("_rles")
+        return replace(
             self,
             scores=self.scores[index],
             windows=self.windows[index],
             patch_masks=self.patch_masks[index],
+            encoded=encoded and tuple(encoded[k] for k in np.arange(len(self))[index]),
         )
-        if "_rles" in self.__dict__:
-            numbers = np.arange(len(self))[index]
-            chosen.__dict__["_rles"] = [self._rles[k] for k in numbers]
-        return chosen
 
     @classmethod
     def concat(cls, parts: Sequence["Proposals"]) -> "Proposals":
         """Proposals of the same image, one part after the other, as they are."""
-        together = replace(
+        return replace(
             parts[0],
             scores=np.concatenate([part.scores for part in parts]),
             windows=np.concatenate([part.windows for part in parts]),
             patch_masks=np.concatenate([part.patch_masks for part in parts]),
+            encoded=tuple(rle for part in parts for rle in part._rles),
         )
-        together.__dict__["_rles"] = [rle for part in parts for rle in part._rles]
-        return together
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -73,19 +113,27 @@ class Proposals:
         return self.image.shape[0], self.image.shape[1]
 
     @cached_property
-    def _rles(self) -> list[Rle]:
-        return [
+    def _rles(self) -> tuple[Rle, ...]:
+        if self.encoded is not None:
+            return self.encoded
+        return tuple(
             masks.encode(mask, self.image_size, top, left) for mask, top, left in self._pasted()
-        ]
+        )
 
     def _pasted(self) -> Iterator[tuple[Bool[np.ndarray, "a b"], int, int]]:
         """Each mask inside its own window, with the window's top row and left column."""
         for mask, window in zip(self.patch_masks, self.windows, strict=True):
             yield masks.paste(mask, window, self.image_size, self.mask_threshold)
 
+    def _tight(self) -> Iterator[tuple[Bool[np.ndarray, "a b"], int, int]]:
+        """Each full-size mask inside its own box, with the box's top row and left column."""
+        for mask, box in zip(self.masks(), self.boxes.astype(int).tolist(), strict=True):
+            left, top, right, bottom = box
+            yield mask[top:bottom, left:right], top, left
+
     @property
     def boxes(self) -> Float[np.ndarray, "n 4"]:
-        """Tight boxes of the masks, xyxy pixels."""
+        """Tight boxes of the masks, xyxy pixels; zeros for an empty mask."""
         return masks.rle_boxes(self._rles)
 
     @property
@@ -95,6 +143,9 @@ class Proposals:
 
     def masks(self) -> Iterator[Bool[np.ndarray, "h w"]]:
         """Full-size masks one by one; ``np.stack(list(p.masks()))`` holds all of them."""
+        if self.encoded is not None:
+            yield from (masks.decode(rle).astype(bool) for rle in self.encoded)
+            return
         for mask, top, left in self._pasted():
             full = np.zeros(self.image_size, bool)
             full[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
@@ -102,7 +153,33 @@ class Proposals:
 
     def rles(self) -> list[Rle]:
         """The masks as compressed COCO RLE."""
-        return list(self._rles)
+        return [rle.copy() for rle in self._rles]
+
+    def polygons(self, tolerance: float = POLYGON_TOLERANCE) -> list[list[Ring]]:
+        """Outlines of each mask: x, y in pixels, one ring for each piece, the largest piece first.
+
+        Holes are left out, as COCO's polygons have none. No ring crosses or touches itself. An
+        empty mask has no ring.
+
+        Args:
+            tolerance: How far, in pixels, a ring may be from the mask's outline; with 0 it runs
+                along the sides of the pixels.
+
+        Raises:
+            ValueError: The tolerance is negative or not finite.
+        """
+        return [
+            [ring + np.array([left, top]) for ring in outlines(mask, tolerance)]
+            for mask, top, left in self._tight()
+        ]
+
+    def cleaned(self) -> "Proposals":
+        """The same, each mask reduced to its largest piece, with holes filled."""
+        encoded = (
+            masks.encode(largest_piece(mask), self.image_size, top, left)
+            for mask, top, left in self._tight()
+        )
+        return replace(self, encoded=tuple(encoded))
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Records of COCO's results format; everything is of category 1, "object"."""
@@ -115,9 +192,25 @@ class Proposals:
                 "score": float(score),
             }
             for rle, (x0, y0, x1, y1), score in zip(
-                self._rles, self.boxes, self.scores, strict=True
+                self.rles(), self.boxes, self.scores, strict=True
             )
         ]
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Boxes, full-size masks and scores for the library ``supervision``; all of class 0.
+
+        Raises:
+            ImportError: It is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise ImportError("to_supervision needs supervision; pip install supervision") from None
+        full = np.zeros((len(self), *self.image_size), bool)
+        for target, mask in zip(full, self.masks(), strict=True):
+            target[:] = mask
+        kinds = np.zeros(len(self), int)
+        return Detections(xyxy=self.boxes, mask=full, confidence=self.scores, class_id=kinds)
 
     def distinct_first(self, threshold: float, count: int) -> tuple["Proposals", int]:
         """The best ``count``, those that repeat a better one put last; empty masks are left out.
@@ -146,8 +239,7 @@ class Proposals:
             if len(distinct) >= count:
                 break
         chosen = [*distinct, *repeats][:count]
-        proposals = self[np.array(chosen, int)]
-        proposals.__dict__["_rles"] = [rles[index] for index in chosen]
+        proposals = replace(self[chosen], encoded=tuple(rles[index] for index in chosen))
         return proposals, min(count, len(distinct))
 
     def suppressed(self, threshold: float) -> "Proposals":
@@ -155,7 +247,7 @@ class Proposals:
         proposals, distinct = self.distinct_first(threshold, len(self))
         return proposals[:distinct]
 
-    def plot(self, count: int = 10, repeats: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
+    def plot(self, count: int = OVERLAY_MASKS, repeats: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """The best ``count`` masks drawn on the photo, the best on top.
 
         Of masks whose IoU exceeds ``repeats`` only the best is drawn, or nothing could be seen. A
@@ -166,5 +258,52 @@ class Proposals:
         factor = -(-max(self.image_size) // MAX_DRAWN)
         if factor > 1:
             image = reduce_image(self.image, factor)
-            best = replace(best, image=image, windows=best.windows / factor)
+            best = replace(best, image=image, windows=best.windows / factor, encoded=None)
         return draw_masks(best.image, best.masks(), [f"{score:.2f}" for score in best.scores])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Proposal:
+    """One proposal.
+
+    Attributes:
+        alone: Proposals that hold this one only.
+    """
+
+    alone: Proposals
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{edge:.0f}" for edge in self.box)
+        return f"<Proposal: score {self.score:.2f}, box {box}>"
+
+    @property
+    def score(self) -> float:
+        """0 to 1."""
+        return float(self.alone.scores[0])
+
+    @property
+    def box(self) -> Float[np.ndarray, "4"]:
+        """Tight box of the mask, xyxy pixels."""
+        box: Float[np.ndarray, 4] = self.alone.boxes[0]
+        return box
+
+    @property
+    def area(self) -> int:
+        """Pixels in the mask."""
+        return int(self.alone.areas[0])
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """The mask at the photo's size."""
+        return next(self.alone.masks())
+
+    @property
+    def rle(self) -> Rle:
+        """The mask as compressed COCO RLE."""
+        return self.alone.rles()[0]
+
+    @property
+    def polygon(self) -> Ring:
+        """Outline of the mask's largest piece, x, y in pixels; no points for an empty mask."""
+        rings = self.alone.polygons()[0]
+        return rings[0] if rings else np.zeros((0, 2))

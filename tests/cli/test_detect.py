@@ -88,7 +88,7 @@ def test_a_detector_is_trained_and_finds_named_objects(
     assert {record["category_id"] for record in records} <= {3, 7, 90}
     assert {"bbox", "segmentation", "score", "image_id", "file_name"} <= records[0].keys()
     for photo in photos:
-        drawn = read_image(tmp_path / "out" / "overlays" / f"{photo.name}.png")
+        drawn = read_image(tmp_path / "out" / "overlays" / photo.name)
         assert drawn.shape == read_image(photo).shape
         assert (drawn != read_image(photo)).any()
 

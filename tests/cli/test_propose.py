@@ -1,8 +1,12 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +19,9 @@ from typer.testing import CliRunner
 
 import sharpmask
 from sharpmask.cli.main import app
-from sharpmask.cli.photos import image_ids, overlay_paths
 from sharpmask.images import read_image
 from sharpmask.models.pretrained import build, save
+from sharpmask.torch7.proposer import Torch7Proposer
 
 SIZE = (48, 64)
 
@@ -56,6 +60,11 @@ def write_photo(path, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def visible(folder):
+    """Names of the files that a user sees."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def results(folder):
@@ -109,7 +118,7 @@ def test_one_photo(tmp_path, propose):
     overlay = np.asarray(Image.open(tmp_path / "out" / "overlay.png"))
     assert overlay.shape == (*SIZE, 3)
     assert not np.array_equal(overlay, np.asarray(Image.open(photo)))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["overlay.png", "proposals.json"]
+    assert visible(tmp_path / "out") == ["overlay.png", "proposals.json"]
 
 
 def test_without_overlays(tmp_path, propose):
@@ -117,7 +126,7 @@ def test_without_overlays(tmp_path, propose):
     for chosen in (photos, photos[:1]):
         result = propose("--no-overlay", *chosen)
         assert result.exit_code == 0
-        assert [p.name for p in (tmp_path / "out").iterdir()] == ["proposals.json"]
+        assert visible(tmp_path / "out") == ["proposals.json"]
 
 
 def test_overlay_masks_0_draws_nothing(tmp_path, propose):
@@ -136,7 +145,7 @@ def test_a_folder_of_photos(tmp_path, propose):
     assert [record["image_id"] for record in records] == [1] * 3 + [2] * 3
     assert [record["file_name"] for record in records] == [str(p) for p in photos for _ in "123"]
     written = sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir())
-    assert written == ["a.png.png", "b.png.png"]
+    assert written == ["a.png", "b.png"]
 
 
 @pytest.mark.reliability("photos of the same name in two folders")
@@ -146,7 +155,7 @@ def test_the_same_name_in_two_folders(tmp_path, propose):
     records = results(tmp_path / "out")
     assert [record["image_id"] for record in records] == [1] * 3 + [2] * 3
     # Each picture is that of its own photo.
-    for photo, name in zip(photos, ("7.png.png", "7.png-2.png"), strict=True):
+    for photo, name in zip(photos, ("7.png", "7-2.png"), strict=True):
         assert propose(photo, output=tmp_path / "alone").exit_code == 0
         alone = Image.open(tmp_path / "alone" / "overlay.png")
         both = Image.open(tmp_path / "out" / "overlays" / name)
@@ -168,7 +177,7 @@ def test_names_may_be_anything(tmp_path, propose, monkeypatch):
     found = {record["file_name"] for record in results(tmp_path / "out")}
     assert found == {str(photos / name) for name in names}
     drawn = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
-    assert drawn == {f"{name}.png" for name in names}
+    assert drawn == set(names)
     monkeypatch.chdir(photos)
     assert propose("./-dash.png", output=tmp_path / "dash").exit_code == 0
     assert len(results(tmp_path / "dash")) == 3
@@ -234,7 +243,7 @@ def test_of_several_photos_all_may_be_bad(tmp_path, propose):
 
 def test_an_empty_folder_is_named(tmp_path, propose):
     (tmp_path / "empty").mkdir()
-    assert_one_line(propose(tmp_path / "empty"), "empty: no pictures")
+    assert_one_line(propose(tmp_path / "empty"), "empty: no photos that can be read in this folder")
 
 
 # --- what else can go wrong ---
@@ -248,6 +257,9 @@ def test_an_empty_folder_is_named(tmp_path, propose):
         ({"weights": Path(__file__)}, ["test_propose.py: not a readable safetensors file"]),
         ({"device": "tpu9"}, ["expected auto, cpu or cuda", "tpu9"]),
         ({"scales": "huge"}, ["expected one of default, zoom, zoom2", "huge"]),
+        ({"scales": "-1,nan"}, ["scales: expected octaves between -10 and 10, got nan"]),
+        ({"image-size": 31}, ["image_size: expected at least 32 pixels, got 31"]),
+        ({"annotations": "none.json"}, ["none.json"]),
         ({"num-proposals": 0}, ["num_proposals: expected at least 1, got 0"]),
         ({"mask-threshold": 1.5}, ["mask_threshold: expected", "between 0 and 1, got 1.5"]),
         ({"suppression": -1}, ["suppression: expected", "between 0 and 1, got -1"]),
@@ -316,29 +328,202 @@ def test_the_real_command(tmp_path, weights):
     assert len(results(tmp_path / "out")) == 2
 
 
-# --- names ---
+# --- options ---
+
+
+def test_octaves_and_image_size_are_those_of_python(tmp_path, propose, weights):
+    photo = write_photo(tmp_path / "7.png")
+    given = {"scales": "-1,0.5", "image-size": 40}
+    assert propose(photo, **given).exit_code == 0
+    proposer = sharpmask.Proposer(
+        weights, engine="torch", scales=[-1, 0.5], image_size=40, num_proposals=3
+    )
+    expected = [{**record, "file_name": str(photo)} for record in proposer(photo).to_coco(7)]
+    assert results(tmp_path / "out") == json.loads(json.dumps(expected))
+
+
+def test_image_ids_come_from_an_annotation_file(tmp_path, propose):
+    photos = [write_photo(tmp_path / "photos" / f"{name}.png", ord(name)) for name in "abc"]
+    images = [{"id": k, "file_name": f"{name}.png"} for k, name in ((70, "a"), (4, "b"))]
+    (tmp_path / "ann.json").write_text(json.dumps({"images": images}))
+    result = propose(tmp_path / "photos", annotations=tmp_path / "ann.json")
+    assert result.exit_code == 1
+    assert f"{photos[2]}: left out: no image has its name" in result.stderr
+    assert [record["image_id"] for record in results(tmp_path / "out")] == [70] * 3 + [4] * 3
+    assert "for 2 of 3 photos" in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("names", "ids"),
+    ("given", "refused"),
     [
-        (["000000000139.jpg", "7.png"], [139, 7]),
-        (["7.png", "cat.png"], [1, 2]),
-        (["7.png", "07.png"], [1, 2]),
-        (["a/7.png", "b/7.png"], [1, 2]),
-        (["-7.png", "7.5.png"], [1, 2]),
+        (["--torch7", "--mask-threshold", "0.2"], "--mask-threshold: has no effect with --torch7"),
+        (["--torch7", "--suppression", "0.7"], "--suppression: has no effect with --torch7"),
+        (["--torch7", "--image-size", "640"], "--image-size: has no effect with --torch7"),
+        (["--torch7", "--tiles"], "--tiles: has no effect with --torch7"),
+        (["--torch7"], "--engine: has no effect with --torch7"),
+        (
+            ["--no-overlay", "--overlay-masks", "10"],
+            "--overlay-masks: has no effect with --no-over",
+        ),
     ],
 )
-def test_image_ids(names, ids):
-    assert image_ids([*map(Path, names)]) == ids
+def test_options_without_effect_are_refused(tmp_path, propose, given, refused):
+    assert_one_line(propose(write_photo(tmp_path / "a.png"), *given), refused, "leave it out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_overlay_paths():
-    out = Path("out")
-    assert overlay_paths([Path("a.jpg")], out) == {Path("a.jpg"): out / "overlay.png"}
-    paths = [Path(name) for name in ("x/a.jpg", "y/a.jpg", "a.png", "z/a.jpg")]
-    found = overlay_paths(paths, out)
-    assert [found[path].name for path in paths] == [
-        "a.jpg.png", "a.jpg-2.png", "a.png.png", "a.jpg-3.png",
-    ]  # fmt: skip
-    assert {path.parent for path in found.values()} == {out / "overlays"}
+def test_torch7_proposes_as_fairs_code_does(tmp_path, weights):
+    photo = write_photo(tmp_path / "7.png")
+    arguments = ["propose", photo, "--torch7", "--weights", weights, "--output", tmp_path / "out"]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--num-proposals", "4"])
+    assert result.exit_code == 0, result.output
+    proposer = Torch7Proposer(sharpmask.load(weights), num_proposals=4, device="cpu")
+    expected = [{**record, "file_name": str(photo)} for record in proposer(photo).to_coco(7)]
+    assert results(tmp_path / "out") == json.loads(json.dumps(expected))
+
+
+# --- photos as they come ---
+
+
+def test_a_photo_named_like_the_picture_is_left_alone(tmp_path, propose, monkeypatch):
+    photo = write_photo(tmp_path / "overlay.png")
+    before = photo.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert propose("overlay.png", output=".").exit_code == 0
+    assert photo.read_bytes() == before
+    assert visible(tmp_path) == ["overlay-2.png", "overlay.png", "proposals.json"]
+
+
+def test_files_passed_over_are_counted_in_one_line(tmp_path, propose):
+    write_photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.HEIC").write_bytes(b"heic")
+    result = propose(tmp_path / "photos")
+    assert result.exit_code == 0
+    assert result.stderr == f"sharpmask: {tmp_path}/photos: 1 files passed over (1 x .heic)\n"
+
+
+def test_an_unreadable_photo_leaves_no_older_results(tmp_path, propose):
+    photo = write_photo(tmp_path / "a.png")
+    assert propose(photo).exit_code == 0
+    photo.write_text("no picture")
+    assert propose(photo).exit_code == 2
+    assert visible(tmp_path / "out") == []
+
+
+# --- as a shell runs it ---
+
+
+@pytest.fixture
+def shell(weights, tmp_path):
+    """Run a shell's line; S stands for the command with two photos and a model."""
+    for name in "ab":
+        write_photo(tmp_path / "photos" / f"{name}.png", ord(name))
+
+    def shell(line, **environment):
+        command = f"{sys.executable} -m sharpmask propose {tmp_path}/photos --num-proposals 2 "
+        command += f"--engine torch --scales -1 --weights {weights} --output {tmp_path}/out"
+        return subprocess.run(
+            ["bash", "-c", line.replace("SHARPMASK", command)],
+            env={**os.environ, "PYTHONPATH": str(Path(sharpmask.__file__).parents[1])}
+            | environment,
+            capture_output=True,
+            timeout=300,
+        )
+
+    return shell
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("SHARPMASK >/dev/full", 1, b"sharpmask: standard output cannot be written (No space left"),
+        ("SHARPMASK | true; exit ${PIPESTATUS[0]}", 0, b""),
+        pytest.param("SHARPMASK >&-", 0, b"", marks=pytest.mark.slow),
+        pytest.param("SHARPMASK >&- 2>&-", 0, b"", marks=pytest.mark.slow),
+        pytest.param(
+            *("PYTHONUNBUFFERED=1 SHARPMASK | true; exit ${PIPESTATUS[0]}", 0, b""),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("SHARPMASK >/dev/full 2>/dev/full", 1, b"", marks=pytest.mark.slow),
+    ],
+)
+def test_no_output_costs_no_results(shell, tmp_path, line, status, said):
+    done = shell(line)
+    assert (done.returncode, b"Traceback" in done.stderr) == (status, False), done.stderr
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == bool(said)
+    assert len(results(tmp_path / "out")) == 4
+    assert len([*(tmp_path / "out" / "overlays").iterdir()]) == 2
+
+
+def test_names_of_any_script_are_printed_on_an_ascii_terminal(shell, tmp_path):
+    done = shell("SHARPMASK/写真", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"4 proposals for 2 of 2 photos in {tmp_path}/out/".encode() + (
+        rb"\u5199\u771f/proposals.json" + b"\n"
+    )
+    assert len(results(tmp_path / "out" / "写真")) == 4
+
+
+@pytest.mark.slow
+def test_names_of_any_script_are_printed_in_the_locale_c(shell, tmp_path):
+    done = shell("SHARPMASK/写真", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert len(results(tmp_path / "out" / "写真")) == 4
+
+
+@pytest.mark.slow
+def test_sigterm_keeps_what_is_done(weights, tmp_path):
+    for number in range(1, 200):
+        write_photo(tmp_path / "photos" / f"{number}.png", number)
+    arguments = ["propose", tmp_path / "photos", "--weights", weights, "--engine", "torch"]
+    arguments += ["--output", tmp_path / "out", "--no-overlay", "--num-proposals", "2"]
+    arguments += ["--scales", "-1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "sharpmask", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(Path(sharpmask.__file__).parents[1])},
+        stderr=subprocess.PIPE,
+    ) as process:
+        journal = tmp_path / "out" / ".proposals.json.journal"
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") > 3:
+                process.terminate()
+                break
+            time.sleep(0.01)
+        said = process.stderr.read()
+    assert process.returncode == 143
+    assert said == b"sharpmask: ended by SIGTERM\n"
+    assert 3 <= len(results(tmp_path / "out")) / 2 < 199
+    assert journal.exists()  # the same command goes on
+
+
+@pytest.mark.slow
+def test_no_home_and_no_user_is_as_a_home_that_cannot_be_written(weights, tmp_path):
+    """As in a container that runs as any user id."""
+    if os.geteuid() or not shutil.which("setpriv"):
+        pytest.skip("only root may become a user that does not exist")
+    nobody = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", sys.executable]
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    environment["PYTHONPATH"] = str(Path(sharpmask.__file__).parents[1])
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        photo = write_photo(Path(folder) / "a.png")
+        model = shutil.copy(weights, folder)
+        able = subprocess.run([*nobody, "-c", "import torch"], env=environment, capture_output=True)
+        if able.returncode:
+            pytest.skip("others may not read this installation")
+        command = [*nobody, "-m", "sharpmask", "propose", str(photo), "--engine", "openvino"]
+        command += ["--weights", str(model), "--output", f"{folder}/out", "--scales", "-1"]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder
+        )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+
+
+def test_version_and_module():
+    command = [sys.executable, "-m", "sharpmask", "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(sharpmask.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout == f"sharpmask {version('sharpmask')}\n"

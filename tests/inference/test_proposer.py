@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +8,16 @@ from PIL import Image
 
 from reference.small_nets import GEOMETRY
 from reference.template_engine import TemplateEngine
+from sharpmask.cli.propose import propose
+from sharpmask.engines.torch_engine import TorchEngine
+from sharpmask.geometry import SHARPMASK_GEOMETRY
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import DECODE_BATCH, Proposer, apart_first, mask_quality, sigmoid
 from sharpmask.models.backbones import Bottleneck, ResNet
 from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.pretrained import build, save
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.sources import WeightsError
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (90, 131, 3), dtype=np.uint8)
@@ -423,3 +431,113 @@ def test_sigmoid():
     assert sigmoid(np.array([0.0])) == 0.5
     assert sigmoid(np.array([-1e9, 1e9])).round(9).tolist() == [0, 1]  # and no overflow warning
     assert sigmoid(np.array([np.log(3)])) == pytest.approx(0.75)
+
+
+# --- many photos ---
+
+
+def test_map_gives_each_photo_its_proposals_or_its_error_in_order(net, tmp_path):
+    photos = [RNG.integers(0, 256, (30 + k, 40, 3), dtype=np.uint8) for k in range(9)]
+    missing = tmp_path / "none.png"
+    given = [*photos[:4], missing, *photos[4:]]
+    proposer = Proposer(net, device="cpu", scales=[-1.0], num_proposals=5)
+    results = list(proposer.map(iter(given)))
+    assert all(one is other for (one, _), other in zip(results, given, strict=True))
+    (_, error) = results.pop(4)
+    assert isinstance(error, ImageError)
+    assert "none.png: no such file" in str(error)
+    for photo, found in results:
+        same(found, proposer(photo))
+
+
+def test_map_takes_photos_only_a_few_ahead():
+    taken = []
+
+    def photos():
+        for number in range(100):
+            taken.append(number)
+            yield np.zeros((20, 20, 3), np.uint8)
+
+    found = Proposer(CellEngine(), scales=[0.0]).map(photos())
+    next(found)
+    found.close()
+    assert len(taken) <= 8
+
+
+def test_an_error_that_is_not_a_photos_ends_the_map():
+    class Broken(CellEngine):
+        def decode(self, features, cells):
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(Proposer(Broken()).map([PHOTO]))
+
+
+def test_threads_may_share_a_proposer(net):
+    proposer = Proposer(net, device="cpu", scales=[-1.0], num_proposals=5)
+    expected = proposer(PHOTO)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: proposer(PHOTO), range(12)):
+            same(found, expected)
+
+
+# --- what runs, and how ---
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    deepmask = {"model": "deepmask", "backbone": "resnet18", "width": 8, "vector": 16}
+    model = build(deepmask | {"bottleneck_channels": 8, "score_channels": 16})
+    path = tmp_path_factory.mktemp("weights") / "thin.safetensors"
+    save(model, path)
+    return model, path
+
+
+def test_a_file_a_model_and_an_engine_propose_alike(saved):
+    model, path = saved
+    settings = {"scales": [-1.0], "num_proposals": 5}
+    engine = TorchEngine(model, torch.device("cpu"))
+    expected = Proposer(engine, **settings)(PHOTO)
+    same(Proposer(model, device="cpu", **settings)(PHOTO), expected)
+    for source in (path, str(path)):
+        proposer = Proposer(source, engine="torch", device="cpu", **settings)
+        assert proposer.engine.name == "torch"
+        same(proposer(PHOTO), expected)
+
+
+def test_nothing_given_is_the_default_model():
+    proposer = Proposer(engine="torch", device="cpu")
+    assert proposer.engine.geometry == SHARPMASK_GEOMETRY
+    with pytest.raises(WeightsError, match="no such weights"):
+        Proposer("sharpmask-of-nobody")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_proposals": 0}, "num_proposals: expected at least 1, got 0"),
+        ({"num_candidates": -5}, "num_candidates: expected at least 1, got -5"),
+        ({"num_candidates": 1.5}, "num_candidates: expected at least 1, got 1.5"),
+        ({"scales": [float("nan")]}, "scales: expected octaves between -10 and 10, got nan"),
+        ({"scales": []}, "scales: expected at least one octave"),
+        ({"mask_threshold": float("nan")}, "mask_threshold: expected a number between 0 and 1"),
+        ({"suppression": float("nan")}, "suppression: expected a number between 0 and 1"),
+        ({"quality_exponent": float("nan")}, "quality_exponent: expected 0 or more"),
+        ({"image_size": float("nan")}, "image_size: expected at least 32 pixels"),
+        ({"image_size": 31}, "image_size: expected at least 32 pixels, got 31"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_no_sound_numbers_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Proposer(CellEngine(), **setting)
+
+
+def test_python_and_the_command_have_the_same_defaults():
+    python = signature(Proposer).parameters
+    for name, parameter in signature(propose).parameters.items():
+        if name in python and name != "device":
+            assert parameter.default == python[name].default, name
+    assert signature(propose).parameters["weights"].default == python["source"].default
+    assert python["num_proposals"].default == 100

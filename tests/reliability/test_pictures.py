@@ -6,11 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-import typer
 from image_zoo import bombs, zoo
 
-from sharpmask.cli.photos import write_records
 from sharpmask.images import ImageError, read_image
+from sharpmask.inference.batch import number_photos, write_records
 
 pytestmark = pytest.mark.reliability
 FILES = zoo()
@@ -36,16 +35,24 @@ def test_right_pixels_or_an_error_with_path_and_reason(folder, name):
         assert np.abs(found.astype(int) - pixels).max() <= off
 
 
-def test_the_batch_goes_on(folder, note, capsys):
-    paths = sorted(folder.iterdir())
+class Mean:
+    """What is found: the mean of the pixels."""
 
-    def found_in(photo):
-        return [{"image_id": photo[1], "mean": float(read_image(photo[0]).mean())}]
+    def __init__(self, path):
+        self.mean = float(read_image(path).mean())
 
-    with pytest.raises(typer.Exit):
-        write_records(paths, found_in, folder.parent / "all.json", settings={}, streams=3)
+    def to_coco(self, image_id):
+        return [{"image_id": image_id, "mean": self.mean}]
+
+
+def test_the_batch_goes_on_past_unreadable_files(folder, note):
+    photos = number_photos(sorted(folder.iterdir()))
+    reports = []
+    file = folder.parent / "results" / "all.json"
+    outcome = write_records(photos, Mean, file, settings={}, streams=3, report=reports.append)
     bad = sum(pixels is None for _, pixels, _ in FILES.values())
-    assert f"{bad} of {len(FILES)} photos could not be read" in capsys.readouterr().err
+    assert (outcome.photos, outcome.done) == (len(FILES), len(FILES) - bad)
+    assert len(reports) == bad
     note("odd picture files: right pixels, or an error and the batch goes on", len(FILES), ">= 60")
     assert len(FILES) >= 60
 

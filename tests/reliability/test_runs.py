@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import sharpmask
-from sharpmask.cli.photos import write_records
 from sharpmask.images import write_image
+from sharpmask.inference.batch import number_photos, write_records
 from sharpmask.models.pretrained import build, save
 from sharpmask.training.checkpoint import read_checkpoint
 
@@ -212,7 +212,7 @@ def weights(tmp_path_factory):
 def test_a_folder_run_killed_at_random_instants_ends_like_a_calm_one(tmp_path, weights, size, note):
     wanted = size(30, 0)
     if not wanted:
-        pytest.skip("small kills are in tests/cli/test_photos.py")
+        pytest.skip("small kills are in tests/inference/test_journal.py")
     rng = np.random.default_rng(0)
     for number in range(30):
         pixels = rng.integers(0, 256, (48, 64, 3), np.uint8)
@@ -266,12 +266,12 @@ def test_memory_stays_flat_over_many_photos(tmp_path, weights, size, note):
         path.hardlink_to(tmp_path / "photo.png")
     resident = []
 
-    def found_in(photo):
-        if photo[1] % (count // 10) == 0:
+    def find(path):
+        if int(path.stem) % (count // 10) == 0:
             resident.append(resident_mb())
-        return proposer(photo[0]).to_coco(photo[1])
+        return proposer(path)
 
-    write_records(paths, found_in, tmp_path / "found.json", settings={}, streams=1)
+    write_records(number_photos(paths), find, tmp_path / "found.json", settings={})
     # The first tenth fills caches.
     growth = max(resident[2:]) - resident[1]
     note(f"memory growth over {count} photos, MB", f"{growth:.1f}", "< 20")

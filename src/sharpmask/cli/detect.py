@@ -6,13 +6,14 @@ from typing import Annotated
 import torch
 import typer
 
-from sharpmask.cli.console import clear_errors
-from sharpmask.cli.photos import overlay_paths, records_by, settings_of, write_records
+from sharpmask import defaults
+from sharpmask.cli.console import clear_errors, complain, progress, refuse_options
+from sharpmask.cli.photos import conclude, photos_of, settings_of
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.files import load_classifier
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.images import list_images
-from sharpmask.inference.batch import streams_for
+from sharpmask.inference.batch import streams_for, write_records
 from sharpmask.inference.proposer import Proposer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -22,22 +23,39 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def detect(
     context: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
-    detector: Annotated[str, typer.Option(help="Run, file, or Hugging Face repository.")],
+    detector: Annotated[
+        str, typer.Option(help="Detector: a run, file or Hugging Face repository.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("detections"),
     weights: Annotated[
-        str | None, typer.Option(help="Model that proposes; the one it was trained with.")
+        str | None,
+        typer.Option(
+            help="Model that proposes regions. Default: the detector was trained with it."
+        ),
     ] = None,
-    min_score: Annotated[float, typer.Option(help="Detections below are left out.")] = 0.05,
+    min_score: Annotated[
+        float, typer.Option(help="Leave out detections with a lower score (0 to 1).")
+    ] = defaults.MIN_SCORE,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO file that gives the photos their image ids by name.")
+    ] = None,
     overlay: Annotated[bool, typer.Option(help="Draw the objects on the photo.")] = True,
-    overlay_score: Annotated[float, typer.Option(help="Objects drawn score as much.")] = 0.2,
-    engine: Annotated[EngineName, typer.Option(help="What runs the proposer.")] = "auto",
-    device: Annotated[str, typer.Option(help="Of the proposer: auto, cpu or cuda.")] = "auto",
+    overlay_score: Annotated[
+        float, typer.Option(help="Draw objects with at least this score (0 to 1).")
+    ] = defaults.OVERLAY_SCORE,
+    engine: Annotated[EngineName, typer.Option(help="What runs the model that proposes.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Of the model that proposes: auto, cpu or cuda.")
+    ] = "auto",
 ) -> None:
-    """Find and name objects: writes detections.json (COCO results, boxes and masks) and pictures.
+    """Find and name objects: write detections.json (COCO results, boxes and masks) and pictures.
 
-    A photo that cannot be read is reported and passed over; the exit status is then 1.
+    A photo that cannot be read is reported and left out; the exit status is then 1. A run that was
+    stopped goes on where it was when it is started again.
     """
     with clear_errors():
+        if not overlay:
+            refuse_options(context, ["overlay_score"], "with --no-overlay")
         classifier = load_classifier(detector)
         trained_with = classifier.metadata.get("proposals", {})
         source = weights or trained_with.get("weights")
@@ -46,21 +64,26 @@ def detect(
                 "--weights: this detector was trained on the proposals of a file; name the model "
                 "that is to propose"
             )
-        paths = list_images(images)
-        streams = streams_for(len(paths))
+        paths = list_images(images, complain)
+        photos = photos_of(paths, annotations)
+        streams = streams_for(len(photos))
         threads = torch.get_num_threads()
         proposer = Proposer(
             load_engine(source, engine, device, streams=streams),
-            num_proposals=trained_with.get("num_proposals", 200),
+            num_proposals=trained_with.get("num_proposals", defaults.NUM_PROPOSALS),
             scales=trained_with.get("scales", "default"),
         )
         # Each stream reads the regions of its photo with its share of the cores.
         torch.set_num_threads(max(1, threads // streams))
-        find = Detector(classifier, proposer, min_score=min_score)
-        settings = settings_of(context, proposer.engine, detector, source)
-        pictures = overlay_paths(paths, output) if overlay else {}
-
-        found_in = records_by(find, lambda found: found.plot(overlay_score), pictures)
-        write_records(
-            paths, found_in, output / "detections.json", settings=settings, streams=streams
+        file = output / "detections.json"
+        outcome = write_records(
+            photos,
+            Detector(classifier, proposer, min_score=min_score),
+            file,
+            settings=settings_of(context, proposer.engine, detector, source),
+            streams=streams,
+            draw=(lambda found: found.plot(overlay_score)) if overlay else None,
+            progress=progress,
+            report=complain,
         )
+        conclude(outcome, len(paths), file)

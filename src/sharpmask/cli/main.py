@@ -1,11 +1,16 @@
 """The command ``sharpmask``."""
 
+import errno
+import sys
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+
+from sharpmask.cli.console import complain, prepare_streams
 
 COMMANDS = ("propose", "detect", "evaluate", "check", "train", "compress", "export", "convert")
 
@@ -28,6 +33,17 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line."""
+        prepare_streams()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # from a help text: commands handle their own
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+                raise
+            complain(f"standard output cannot be written ({error.strerror})")
+            sys.exit(1)
+
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -37,6 +53,19 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sharpmask {version('sharpmask')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Class-agnostic object segment proposals: DeepMask and SharpMask."""

@@ -1,24 +1,22 @@
 """``sharpmask propose``: object masks for photos."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
-from sharpmask.cli.console import clear_errors, err
-from sharpmask.cli.photos import overlay_paths, records_by, settings_of, write_records
+from sharpmask import defaults
+from sharpmask.cli.console import clear_errors, complain, progress, refuse_options
+from sharpmask.cli.photos import conclude, photos_of, settings_of
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.images import list_images
-from sharpmask.inference.batch import streams_for
+from sharpmask.inference.batch import streams_for, write_records
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.tiles import TiledProposer
+from sharpmask.inference.tiles import Tile, TiledProposer
 from sharpmask.proposals import Proposals
 
-PROPOSALS_OF_A_TILE = 100
-"""As many as of a photo; ``num_proposals`` bounds those of all tiles together."""
+Find = Callable[[Path], Proposals]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,23 +27,36 @@ def propose(
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("proposals"),
     weights: Annotated[
-        str, typer.Option(help="Name, file, or Hugging Face repository.")
-    ] = "sharpmask-mobilenetv2",
-    num_proposals: Annotated[int, typer.Option(help="Most masks for a photo.")] = 100,
+        str, typer.Option(help="Model: a name, file, folder or Hugging Face repository.")
+    ] = defaults.MODEL,
+    num_proposals: Annotated[
+        int, typer.Option(help="Maximum number of proposals per photo.")
+    ] = defaults.NUM_PROPOSALS,
     scales: Annotated[
-        str, typer.Option(help="default, zoom or zoom2: more scales for smaller objects.")
+        str,
+        typer.Option(
+            help="Pyramid: default, zoom or zoom2 (smaller objects), or octaves such as -1,0,1."
+        ),
     ] = "default",
+    image_size: Annotated[
+        int, typer.Option(help="Reduce photos with a longer side to so many pixels first.")
+    ] = defaults.IMAGE_SIZE,
     mask_threshold: Annotated[
         float, typer.Option(help="Probability above which a pixel belongs to the object.")
-    ] = 0.35,
+    ] = defaults.MASK_THRESHOLD,
     suppression: Annotated[
         float, typer.Option(help="Rank masks last whose IoU with a better one exceeds this.")
-    ] = 0.7,
+    ] = defaults.SUPPRESSION,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO file that gives the photos their image ids by name.")
+    ] = None,
     tiles: Annotated[
-        bool, typer.Option("--tiles", help="Read pictures far larger than photos in parts.")
+        bool, typer.Option("--tiles", help="Read images far larger than photos in parts.")
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
-    overlay_masks: Annotated[int, typer.Option(help="How many to draw.")] = 10,
+    overlay_masks: Annotated[
+        int, typer.Option(min=0, help="Maximum number of masks drawn on a photo.")
+    ] = defaults.OVERLAY_MASKS,
     engine: Annotated[
         EngineName,
         typer.Option(help="What runs the model; auto is the fastest that is installed."),
@@ -53,42 +64,55 @@ def propose(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     torch7: Annotated[
         bool,
-        typer.Option("--torch7", help="FAIR's arithmetic, lost cell and all."),
+        typer.Option("--torch7", help="Compute as FAIR's Torch7 code does, with its lost cell."),
     ] = False,
 ) -> None:
-    """Find objects in photos: writes proposals.json (COCO results) and overlay pictures.
+    """Find objects in photos: write proposals.json (COCO results) and pictures of the best masks.
 
-    A photo that cannot be read is reported and passed over; the exit status is then 1.
+    A photo that cannot be read is reported and left out; the exit status is then 1. A run that was
+    stopped goes on where it was when it is started again.
     """
     with clear_errors():
-        paths = list_images(images)
-        # A picture in tiles is large, and one after the other keeps the cores busy too.
-        streams = 1 if tiles else streams_for(len(paths))
+        if not overlay:
+            refuse_options(context, ["overlay_masks"], "with --no-overlay")
+        if torch7:
+            unused = ["mask_threshold", "suppression", "image_size", "tiles", "engine"]
+            refuse_options(context, unused, "with --torch7")
+        paths = list_images(images, complain)
+        photos = photos_of(paths, annotations)
+        # Tiles keep all cores busy by themselves.
+        streams = 1 if tiles else streams_for(len(photos))
+        loaded = load_engine(weights, "torch" if torch7 else engine, device, streams=streams)
         if torch7:
             from sharpmask.torch7.proposer import Torch7Proposer
 
-            proposer: Proposer = Torch7Proposer(
-                load_engine(weights, "torch", device, streams=streams),
-                num_proposals=num_proposals,
-                scales=scales,
-            )
+            find: Find = Torch7Proposer(loaded, num_proposals=num_proposals, scales=scales)
         else:
-            proposer = Proposer(
-                load_engine(weights, engine, device, streams=streams),
-                num_proposals=PROPOSALS_OF_A_TILE if tiles else num_proposals,
+            find = Proposer(
+                loaded,
+                num_proposals=defaults.NUM_PROPOSALS if tiles else num_proposals,
                 scales=scales,
                 mask_threshold=mask_threshold,
                 suppression=suppression,
+                image_size=image_size,
             )
-        propose_in: Callable[[Path], Proposals] = proposer
-        if tiles:
-            bar = partial(track, description="tiles", console=err, disable=not err.is_terminal)
-            shown = bar if len(paths) == 1 else iter
-            propose_in = TiledProposer(proposer, num_proposals=num_proposals, progress=shown)
-        settings = settings_of(context, proposer.engine, weights)
-        pictures = overlay_paths(paths, output) if overlay else {}
-
-        found_in = records_by(propose_in, lambda found: found.plot(overlay_masks), pictures)
-        write_records(
-            paths, found_in, output / "proposals.json", settings=settings, streams=streams
+            if tiles:  # `num_proposals` is of all tiles together
+                find = TiledProposer(
+                    find, num_proposals=num_proposals, progress=_tiles if len(photos) == 1 else iter
+                )
+        file = output / "proposals.json"
+        outcome = write_records(
+            photos,
+            find,
+            file,
+            settings=settings_of(context, loaded, weights),
+            streams=streams,
+            draw=(lambda found: found.plot(overlay_masks)) if overlay else None,
+            progress=progress,
+            report=complain,
         )
+        conclude(outcome, len(paths), file)
+
+
+def _tiles(tiles: Sequence[Tile]) -> Iterable[Tile]:
+    return progress(tiles, len(tiles), "tiles")

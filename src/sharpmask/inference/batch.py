@@ -1,11 +1,23 @@
-"""Many photos at once: while one is read or its masks are encoded, the cores work on others."""
+"""Many photos: some at the same time, each for itself, all records in one file."""
 
+import json
+import os
+import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
 
 from sharpmask.engines.threads import cores
+from sharpmask.files import owned
+from sharpmask.images import ImageError, write_image
+from sharpmask.inference.journal import Journal, Photo
 
 MAX_STREAMS = 4
 """Each holds the features of a photo, some hundred MB."""
@@ -38,3 +50,258 @@ def map_ordered(
         finally:
             for call in calls:
                 call.cancel()
+
+
+class Found(Protocol):
+    """What was found in a photo: proposals or detections."""
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Records of COCO's results format."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Found)
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Passes items on, given how many there are, and shows how far they are."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch.
+
+    Attributes:
+        photos: How many photos were given.
+        done: How many of them have their records in the file.
+        records: How many records these are.
+        undrawn: How many pictures could not be written.
+    """
+
+    photos: int
+    done: int
+    records: int
+    undrawn: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every photo was read and every picture written."""
+        return self.done == self.photos and not self.undrawn
+
+
+def write_records(
+    photos: Sequence[Photo],
+    find: Callable[[Path], Kind],
+    file: Path,
+    *,
+    settings: Mapping[str, Any],
+    streams: int = 1,
+    draw: Callable[[Kind], UInt8[np.ndarray, "h w 3"]] | None = None,
+    progress: Progress | None = None,
+    report: Callable[[str], object] = str,
+) -> Outcome:
+    """Write what is found in all photos that can be read to one file of COCO results.
+
+    A run that was stopped, or killed, goes on where it was when it is started again with the same
+    settings; memory does not grow with the number of photos. A photo that cannot be read, and a
+    picture that cannot be written, are reported and cost nothing else. If no photo can be read, an
+    older ``file`` is removed.
+
+    Args:
+        photos: The photos.
+        find: Finds objects in a photo; threads call it.
+        file: The JSON file to write. Its folder is made, and is this run's own meanwhile.
+        settings: Everything that the results depend on besides the photos.
+        streams: Photos worked on at once.
+        draw: Makes a picture of what was found, to be written beside ``file``.
+        progress: Shows how many photos are done.
+        report: Is told of every problem in one line; by default nobody is.
+
+    Raises:
+        ValueError: Another run writes to the folder, or ``file`` is one of the photos.
+    """
+    paths = [photo.path for photo in photos]
+    _refuse_photos(file, paths)
+    pictures = overlay_paths(paths, file.parent) if draw else {}
+    undrawn = 0
+
+    def found_in(photo: Photo) -> tuple[list[dict[str, Any]], ImageError | None]:
+        found = find(photo.path)
+        problem = None
+        if draw:
+            try:
+                _draw(pictures[photo.path], draw(found))
+            except ImageError as error:
+                problem = error
+        named = {"file_name": str(photo.path)}
+        return [record | named for record in found.to_coco(photo.image_id)], problem
+
+    with owned(file.parent), Journal(_journal(file), settings) as journal:
+        left = [photo for photo in photos if not journal.has(photo)]
+        if len(left) < len(photos):
+            report(f"{len(photos) - len(left)} of {len(photos)} photos were done before")
+        calls: Iterable[tuple[Photo, Future[Any]]] = zip(
+            left, map_ordered(found_in, left, streams), strict=True
+        )
+        if progress:
+            calls = progress(calls, len(left))
+        try:
+            for photo, call in calls:
+                try:
+                    records, problem = call.result()
+                except ImageError as error:
+                    report(str(error))
+                    with suppress(KeyError, OSError):  # an older one would pass for this photo's
+                        pictures[photo.path].unlink()
+                    continue
+                journal.add(photo, records)
+                if problem:
+                    report(f"{problem}; its masks are kept")
+                    undrawn += 1
+        except BaseException:
+            with suppress(OSError):  # a full disk, perhaps: what stopped the run is the news
+                journal.write(file, photos)
+            raise
+        done, count = journal.write(file, photos)
+        if not done:
+            file.unlink(missing_ok=True)
+        journal.path.unlink()
+    return Outcome(len(photos), done, count, undrawn)
+
+
+def number_photos(paths: Sequence[Path]) -> list[Photo]:
+    """Photos with ids: their file names where all are distinct numbers, as in COCO; else from 1.
+
+    Numbers beyond 64 bits and digits of other scripts are names like any other.
+    """
+    stems = [path.stem for path in paths]
+    if all(stem.isascii() and stem.isdecimal() and len(stem) < 300 for stem in stems):
+        ids = [int(stem) for stem in stems]
+        if len(set(ids)) == len(ids) and max(ids, default=0) < 2**63:
+            return list(map(Photo, paths, ids))
+    return [Photo(path, position) for position, path in enumerate(paths, 1)]
+
+
+def find_photos(
+    paths: Sequence[Path], annotations: Path, report: Callable[[str], object]
+) -> list[Photo]:
+    """Photos with the ids that an annotation file gives to their file names.
+
+    A photo belongs to the image whose ``file_name`` is the end of its path; the longest counts. One
+    that has no such image is reported and left out.
+
+    Raises:
+        ValueError: The file has no usable list of images, or names none of the photos.
+    """
+    try:
+        images = json.loads(annotations.read_bytes())["images"]
+        ids = [(str(image["file_name"]), _whole(image["id"])) for image in images]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{annotations}: expected a COCO annotation file whose images have file_name and an "
+            f"integer id ({type(error).__name__}: {error})"
+        ) from None
+    by_name: dict[tuple[str, ...], set[int]] = {}
+    for name, image_id in ids:
+        by_name.setdefault(PurePosixPath(name).parts, set()).add(image_id)
+    photos = []
+    for path in paths:
+        parts = path.absolute().parts
+        ends = (by_name.get(parts[start:], set()) for start in range(len(parts)))
+        found = next(filter(None, ends), set())
+        if len(found) == 1:
+            photos.append(Photo(path, *found))
+        else:
+            problem = "several images have its name" if found else "no image has its name"
+            report(f"{path}: left out: {problem} in {annotations}")
+    if paths and not photos:
+        raise ValueError(f"{annotations}: names none of the {len(paths)} photos; is it theirs?")
+    return photos
+
+
+def overlay_paths(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """A PNG for each photo: overlay.png for one, else in overlays/, named after the photo.
+
+    Names that repeat are numbered, names longer than the disk allows are cut, and none is that of a
+    photo which was given.
+    """
+    folder = output if len(paths) == 1 else output / "overlays"
+    taken = _identities(paths)
+    used: set[str] = set()
+    pictures: dict[Path, Path] = {}
+    for path in paths:
+        stem = "overlay" if len(paths) == 1 else _fitting(path.stem, folder)
+        name, copies = f"{stem}.png", 1
+        # Some disks take "A" for "a", and two ways to write "é" for the same.
+        while (
+            _folded(name) in used
+            or _identity(folder / name) in taken
+            or os.path.realpath(folder / name) in taken
+        ):
+            copies += 1
+            name = f"{stem}-{copies}.png"
+        used.add(_folded(name))
+        pictures[path] = folder / name
+    return pictures
+
+
+def _draw(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written ({error.strerror})") from None
+    write_image(path, picture)
+
+
+def _journal(file: Path) -> Path:
+    return file.with_name(f".{file.name}.journal")
+
+
+def _refuse_photos(file: Path, paths: Sequence[Path]) -> None:
+    """Refuse to write results where a photo lies."""
+    taken = _identities(paths)
+    for path in (file, _journal(file)):
+        if _identity(path) in taken or os.path.realpath(path) in taken:
+            raise ValueError(f"{path}: is one of the photos; give another --output")
+
+
+def _identities(paths: Iterable[Path]) -> set[object]:
+    """Everything by which files can be told, under whatever name."""
+    forms: set[object] = set()
+    for path in paths:
+        forms |= {os.path.realpath(path), _identity(path)}
+    return forms - {None}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _whole(value: object) -> int:
+    """An id that is an integer however it is written: 2, 2.0 or "2"."""
+    number = float(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
+        raise ValueError(f"id {value!r} is not an integer")
+    whole = int(value) if isinstance(value, str) and value.strip().isdecimal() else int(number)
+    if abs(whole) >= 2**63:
+        raise ValueError(f"id {value!r} needs more than 64 bits")
+    return whole
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _fitting(stem: str, folder: Path) -> str:
+    """As much of a name as leaves room for a number and ".png"."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        longest = os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        longest = 255
+    while len(os.fsencode(stem)) > longest - len("-99999.png"):
+        stem = stem[:-1]
+    return stem

@@ -4,18 +4,21 @@ Pyramid, one bottom-up pass for each scale, scores everywhere, the best windows 
 masks are decoded for those alone, from features that were computed once.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from sharpmask import defaults
+from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, octaves_of
-from sharpmask.images import read_image
+from sharpmask.images import ImageError, read_image
+from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
 from sharpmask.proposals import Proposals
 
 if TYPE_CHECKING:  # engines need no torch
@@ -42,14 +45,21 @@ class Level:
     scores: Float[np.ndarray, "rows columns"]
 
 
+Photo = str | PathLike[str] | Image.Image | np.ndarray
+"""A path, a PIL image, or an RGB uint8 array (height, width, 3)."""
+GivenPhoto = TypeVar("GivenPhoto", bound=Photo)
+
+
 class Proposer:
-    """Proposes objects in photos.
+    """Proposes objects in photos. Threads may share one.
 
     Args:
-        model: A model, to be run by torch, or any engine.
-        num_proposals: Most masks for a photo.
-        num_candidates: Masks decoded at least, to be ranked by quality and against each other:
-            half as many again as proposals find as many objects as five times as many do.
+        source: Name, file, folder or Hugging Face repository of a model; a model, which torch
+            runs; or an engine.
+        num_proposals: Maximum number of proposals per photo.
+        num_candidates: Minimum number of masks decoded, to be ranked by quality and compared with
+            each other. 1.5 times ``num_proposals`` is enough: more candidates found no more
+            objects (docs/log.md).
         scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), or
             octaves.
         mask_threshold: Probability above which a pixel belongs to the object.
@@ -58,29 +68,32 @@ class Proposer:
         suppression: A mask whose IoU with a better one exceeds this is ranked behind all that
             repeat none; 1 leaves the order alone, as the paper does.
         image_size: Photos whose longer side exceeds this many pixels are first reduced to it, so
-            that the pyramid's scales mean what they mean on COCO. Masks come at the photo's own
-            size.
-        device: "auto", "cpu" or "cuda"; where a model, not an engine, is given.
+            that the pyramid's scales mean what they mean on COCO. Masks have the photo's own size.
+        engine: What runs the model where ``source`` names one; see ``load_engine``.
+        device: "auto", "cpu" or "cuda".
 
     Raises:
+        WeightsError: There is no such model.
         ValueError: A setting is out of range.
     """
 
     def __init__(
         self,
-        model: "Model | Engine",
+        source: "str | PathLike[str] | Model | Engine" = defaults.MODEL,
         *,
-        num_proposals: int = 100,
-        num_candidates: int = 150,
+        num_proposals: int = defaults.NUM_PROPOSALS,
+        num_candidates: int = defaults.NUM_PROPOSALS * 3 // 2,
         scales: str | Sequence[float] = "default",
-        mask_threshold: float = 0.35,
+        mask_threshold: float = defaults.MASK_THRESHOLD,
         quality_exponent: float = 2.0,
-        suppression: float = 0.7,
-        image_size: int = 640,
+        suppression: float = defaults.SUPPRESSION,
+        image_size: int = defaults.IMAGE_SIZE,
+        engine: EngineName = "auto",
         device: str = "auto",
     ) -> None:
-        if num_proposals < 1:
-            raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
+        for name, count in (("num_proposals", num_proposals), ("num_candidates", num_candidates)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name}: expected at least 1, got {count}")
         if not 0 < mask_threshold < 1:
             raise ValueError(
                 f"mask_threshold: expected a number between 0 and 1, got {mask_threshold}"
@@ -89,14 +102,17 @@ class Proposer:
             raise ValueError(f"suppression: expected a number between 0 and 1, got {suppression}")
         if not 0 <= quality_exponent < np.inf:
             raise ValueError(f"quality_exponent: expected 0 or more, got {quality_exponent}")
-        if image_size < 32:
+        if not image_size >= 32:
             raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
         self.octaves = octaves_of(scales)
-        if not isinstance(model, Engine):
+        if isinstance(source, str | PathLike):
+            self.engine: Engine = load_engine(source, engine, device)
+        elif isinstance(source, Engine):
+            self.engine = source
+        else:
             from sharpmask.engines.torch_engine import TorchEngine, choose_device
 
-            model = TorchEngine(model, choose_device(device))
-        self.engine: Engine = model
+            self.engine = TorchEngine(source, choose_device(device))
         self.num_proposals = num_proposals
         self.num_candidates = num_candidates
         self.mask_threshold = mask_threshold
@@ -104,7 +120,31 @@ class Proposer:
         self.suppression = suppression
         self.image_size = image_size
 
-    def __call__(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> Proposals:
+    def map(
+        self, photos: Iterable[GivenPhoto]
+    ) -> Iterator[tuple[GivenPhoto, Proposals | ImageError]]:
+        """Propose objects in many photos, some at the same time.
+
+        A photo that cannot be read costs itself alone: its error takes the place of its proposals.
+        Photos are taken, and results kept, only a few ahead of the one that is asked for.
+
+        Args:
+            photos: Paths, PIL images or arrays, mixed as you like.
+
+        Yields:
+            Each photo as it was given, in order, with its proposals or its error.
+        """
+
+        def propose(photo: GivenPhoto) -> tuple[GivenPhoto, Proposals | ImageError]:
+            try:
+                return photo, self(photo)
+            except ImageError as error:
+                return photo, error
+
+        for call in map_ordered(propose, photos, streams_for(MAX_STREAMS)):
+            yield call.result()
+
+    def __call__(self, image: Photo) -> Proposals:
         """Propose objects in one photo.
 
         Args:
@@ -145,8 +185,9 @@ class Proposer:
             return proposals[proposals.areas > 0][: self.num_proposals]
         ranked, distinct = proposals.distinct_first(self.suppression, self.num_proposals)
         # What repeats a better mask scores below all that do not.
-        ranked.scores[distinct:] *= ranked.scores[:distinct].min(initial=1)
-        return ranked
+        scores = ranked.scores.copy()
+        scores[distinct:] *= scores[:distinct].min(initial=1)
+        return replace(ranked, scores=scores)
 
     def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Level]:
         """The pyramid of a photo, each scale read and scored."""

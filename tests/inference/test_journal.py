@@ -8,30 +8,45 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
-from sharpmask.cli.photos import Journal, write_records
 from sharpmask.images import ImageError
+from sharpmask.inference.batch import number_photos, write_records
+from sharpmask.inference.journal import Journal, Photo
 
 PROGRAM = """
 import itertools, os, signal, sys
 from pathlib import Path
-from sharpmask.cli.photos import write_records
+from sharpmask.inference.batch import number_photos, write_records
 
 folder, streams, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 calls = itertools.count(1)
 
-def found_in(photo):
-    path, image_id = photo
-    if next(calls) == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    with (folder / "log").open("a") as log:
-        log.write(path.name + "\\n")
-    return [{"image_id": image_id, "score": k / 7, "file_name": path.name} for k in range(image_id)]
+class Found:
+    def __init__(self, path):
+        if next(calls) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with (folder / "log").open("a") as log:
+            log.write(path.name + "\\n")
 
-photos = sorted((folder / "photos").iterdir())
-write_records(photos, found_in, folder / "out" / "found.json", settings={"a": 1}, streams=streams)
+    def to_coco(self, image_id):
+        return [{"image_id": image_id, "score": k / 7} for k in range(image_id)]
+
+photos = number_photos(sorted((folder / "photos").iterdir()))
+print(write_records(
+    photos, Found, folder / "out" / "found.json", settings={"a": 1}, streams=streams,
+    report=lambda line: print(line, file=sys.stderr),
+))
 """
+
+
+class Found:
+    """Results that are given."""
+
+    def __init__(self, *records):
+        self.records = records
+
+    def to_coco(self, image_id):
+        return [{"image_id": image_id} | record for record in self.records]
 
 
 @pytest.fixture
@@ -51,7 +66,7 @@ def expected(folder):
     """What a calm run writes."""
     photos = sorted((folder / "photos").iterdir())
     records = [
-        {"image_id": int(path.stem), "score": k / 7, "file_name": path.name}
+        {"image_id": int(path.stem), "score": k / 7, "file_name": str(path)}
         for path in photos
         for k in range(int(path.stem))
     ]
@@ -74,7 +89,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_a_calm_one(folder, strea
     assert finished > 3
     assert f"{finished - 1} of 12 photos were done before" in last.stderr
     assert (folder / "out" / "found.json").read_text() == expected(folder)
-    assert [path.name for path in (folder / "out").iterdir()] == ["found.json"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [".lock", "found.json"]
     names = (folder / "log").read_text().split()
     assert set(names) == {f"{number:02}.png" for number in range(12)}
     # What was noted is not done again: only photos under way at a kill are.
@@ -91,74 +106,74 @@ def test_a_line_that_was_cut_off_is_written_again(folder, cut):
 
 
 def test_other_settings_or_a_changed_photo_begin_anew(folder):
-    photos = sorted((folder / "photos").iterdir())
-    file = folder / "found.json"
+    photos = number_photos(sorted((folder / "photos").iterdir()))
+    file = folder / "out" / "found.json"
 
-    def write(settings, found_in):
-        write_records(photos, found_in, file, settings=settings, streams=1)
-
-    def stop_at(number):
-        def found_in(photo):
-            if photo[1] == number:
+    def write(settings, stop_at=None):
+        def find(path):
+            if int(path.stem) == stop_at:
                 raise KeyboardInterrupt
-            asked.append(photo[1])
-            return [{"image_id": photo[1]}]
+            asked.append(int(path.stem))
+            return Found({})
 
-        return found_in
+        return write_records(photos, find, file, settings=settings, streams=1)
+
+    def ids():
+        return [record["image_id"] for record in json.loads(file.read_text())]
 
     asked = []
     with pytest.raises(KeyboardInterrupt):
-        write({"a": 1}, stop_at(5))
-    # What is done is there to be used, though the run is not over.
-    assert json.loads(file.read_text()) == [{"image_id": k} for k in range(5)]
-    photos[2].write_bytes(b"another picture")
+        write({"a": 1}, 5)
+    assert ids() == list(range(5))  # what is done can be used, though the run is not over
+    photos[2].path.write_bytes(b"another picture")
     asked.clear()
     with pytest.raises(KeyboardInterrupt):
-        write({"a": 1}, stop_at(8))
+        write({"a": 1}, 8)
     assert asked[:4] == [2, 5, 6, 7]  # and perhaps the next, which had begun
     asked.clear()
-    write({"a": 2}, stop_at(None))
+    assert write({"a": 2}).complete
     assert asked == list(range(12))
-    assert json.loads(file.read_text()) == [{"image_id": k} for k in range(12)]
+    assert ids() == list(range(12))
 
 
-def test_photos_that_cannot_be_read_are_tried_again(folder, capsys):
-    photos = sorted((folder / "photos").iterdir())
+def test_unreadable_photos_are_tried_again(folder):
+    photos = number_photos(sorted((folder / "photos").iterdir()))
+    file = folder / "out" / "found.json"
+    lines = []
 
-    def found_in(photo):
-        if photo[1] == 3:
-            raise ImageError("03.png: broken")
-        return [{"image_id": photo[1]}]
+    def find(path):
+        if path.stem == "03":
+            raise ImageError(f"{path.name}: broken")
+        return Found({})
 
-    with pytest.raises(typer.Exit) as ending:
-        write_records(photos, found_in, folder / "found.json", settings={}, streams=2)
-    assert ending.value.exit_code == 1
-    assert "1 of 12 photos could not be read" in capsys.readouterr().err
-    assert len(json.loads((folder / "found.json").read_text())) == 11
-    assert not list(folder.glob(".*"))
+    outcome = write_records(photos, find, file, settings={}, streams=2, report=lines.append)
+    assert (outcome.photos, outcome.done, outcome.complete) == (12, 11, False)
+    assert lines == ["03.png: broken"]
+    assert len(json.loads(file.read_text())) == 11
+    assert write_records(photos, lambda path: Found({}), file, settings={}).complete
 
 
 @pytest.mark.reliability("folder run on a full disk: nothing lost that was done")
 def test_a_full_disk_loses_nothing_that_was_done(folder):
-    photos = sorted((folder / "photos").iterdir())
+    photos = number_photos(sorted((folder / "photos").iterdir()))
     file = folder / "found.json"
     file.write_text("the results of yesterday")
 
-    def found_in(photo):
-        return [{"image_id": photo[1], "text": "x" * 500}]
+    def find(path):
+        return Found({"text": "x" * 500})
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write_records(photos, found_in, file, settings={}, streams=1)
+            write_records(photos, find, file, settings={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     with Journal(folder / ".found.json.journal", {}) as journal:
         assert 3 <= len(journal.spans) < 12
-    write_records(photos, found_in, file, settings={}, streams=1)
+    write_records(photos, find, file, settings={})
     assert [record["image_id"] for record in json.loads(file.read_text())] == list(range(12))
 
 
@@ -166,8 +181,8 @@ def test_memory_does_not_hold_what_was_found(folder):
     """A journal knows where the records are, not the records."""
     with Journal(folder / "journal", {}) as journal:
         for number in range(50):
-            journal.add((Path(f"{number}.png"), number), [{"text": "x" * 10_000}])
+            journal.add(Photo(Path(f"{number}.png"), number), [{"text": "x" * 10_000}])
         assert journal.path.stat().st_size > 500_000
         assert len(repr(journal.__dict__)) < 5_000
-        done, count = journal.write(folder / "all.json", [(Path(f"{k}.png"), k) for k in (3, 1)])
-    assert (done, count) == (2, 2)
+        wanted = [Photo(Path(f"{number}.png"), number) for number in (3, 1)]
+        assert journal.write(folder / "all.json", wanted) == (2, 2)
