@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from sharpmask.cli.console import clear_errors
@@ -48,14 +47,11 @@ def detect(
             )
         paths = list_images(images)
         streams = streams_for(len(paths))
-        threads = torch.get_num_threads()
         proposer = Proposer(
             load_engine(source, engine, device, streams=streams),
             num_proposals=trained_with.get("num_proposals", 200),
             scales=trained_with.get("scales", "default"),
         )
-        # Each stream reads the regions of its photo with its share of the cores.
-        torch.set_num_threads(max(1, threads // streams))
         find = Detector(classifier, proposer, min_score=min_score)
         settings = settings_of(context, proposer.engine, detector, source)
         pictures = overlay_paths(paths, output) if overlay else {}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from sharpmask.engines.threads import cores
+from sharpmask.engines.threads import cores, shared_by
 
 MAX_STREAMS = 4
 """Each holds the features of a photo, some hundred MB."""
@@ -24,9 +24,10 @@ def map_ordered(
 ) -> Iterator[Future[Result]]:
     """Call a function in threads; the finished calls come in the order of the items.
 
-    No more than twice ``streams`` results exist at a time, however many items there are.
+    No more than twice ``streams`` results exist at a time, however many items there are. The
+    threads share the cores until the last call has come.
     """
-    with ThreadPoolExecutor(streams) as threads:
+    with shared_by(streams), ThreadPoolExecutor(streams) as threads:
         calls: deque[Future[Result]] = deque()
         try:
             for item in items:
