@@ -39,7 +39,7 @@ CASES = {
     ),
     "v2, the tightest of all above": (
         "0::/a/b/c\n", V2,
-        {"a/cpu.max": "max 100000", "a/b/cpu.max": "200000 50000", "a/b/c/cpu.max": "800000 100000"},
+        {"a/cpu.max": "max 100", "a/b/cpu.max": "200000 50000", "a/b/c/cpu.max": "800 100"},
         4,
     ),
     "v1, a host's group": (

@@ -56,7 +56,8 @@ def test_deepmask_comes_back(tmp_path, affine, biases, convolutional, mirrored):
     )
     write_torch7(tmp_path / "model.t7", layout.deepmask(model))
     converted = convert_torch7(tmp_path / "model.t7")
-    assert converted.architecture == {**THIN, "padding": "symmetric" if mirrored else "zero"}
+    padding = "symmetric" if mirrored else "zero"
+    assert converted.architecture == {**THIN, "head": "c", "padding": padding}
     assert_same_weights(model, converted)
 
 
