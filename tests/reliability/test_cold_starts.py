@@ -34,10 +34,10 @@ def slowest(calls):
 def test_folder_runs_of_two_photos_in_new_processes_end(tmp_path, size, note):
     count = size(50, 5)
     rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
     for name in "ab":
-        write_image(
-            tmp_path / "photos" / f"{name}.png", rng.integers(0, 256, (240, 320, 3), np.uint8)
-        )
+        pixels = rng.integers(0, 256, (240, 320, 3), np.uint8)
+        write_image(tmp_path / "photos" / f"{name}.png", pixels)
     load_engine("sharpmask-mobilenetv2")  # exported before, so that threads meet
     command = [sys.executable, "-c", "from sharpmask.cli.main import app; app()", "propose"]
     command += [str(tmp_path / "photos"), "--no-overlay", "--output"]
