@@ -88,16 +88,12 @@ class Discs:
         y, x = np.mgrid[:160, :160] - 79.5
         self.disc = (5 - np.hypot(y, x) / 9).astype(np.float32)
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
+    def encode(self, image: np.ndarray) -> tuple[tuple[np.ndarray], None]:
         """Scores of all cells."""
         rows, columns = (self.geometry.num_cells(side) for side in image.shape[:2])
-        return self.rng.normal(size=(rows, columns)).astype(np.float32)
+        return (self.rng.normal(size=(rows, columns)).astype(np.float32),), None
 
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """The same."""
-        return features
-
-    def decode(self, features: np.ndarray, cells: np.ndarray) -> np.ndarray:  # noqa: ARG002
+    def decode(self, features: None, level: int, cells: np.ndarray) -> np.ndarray:  # noqa: ARG002
         """Discs."""
         return np.repeat(self.disc[None], len(cells), axis=0)
 

@@ -1,21 +1,28 @@
 """How anything is written: a file or folder is whole or not there, also after a kill."""
 
+import atexit
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
 PART = ".part"
 """Suffix of what is not finished yet."""
 LOCK = ".lock"
 """File that a run holds while it writes to a folder."""
+RECENT_S = 3600
+"""What was used within this time is not pruned from a cache."""
 
 
 @contextmanager
@@ -105,6 +112,58 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def cache_folder() -> Path:
+    """A folder for what can be computed again: the user's cache.
+
+    Where there is none (no home, a home that cannot be written to) a folder of this process takes
+    its place, which goes when the process ends.
+    """
+    try:
+        folder = user_cache_path("sharpmask")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: neither HOME nor an entry in passwd
+        return _process_folder()
+
+
+@cache
+def _process_folder() -> Path:
+    folder, owner = tempfile.mkdtemp(prefix="sharpmask-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not a forked child
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return Path(folder)
+
+
+def prune(folder: Path, max_bytes: int) -> None:
+    """Remove entries of a cache folder, the least recently used first, until it is small enough.
+
+    An entry is a file or a folder; its modification time says when it was last used. What was
+    used within the last hour stays, however much it is.
+    """
+    entries = []
+    for path in folder.iterdir():
+        with suppress(OSError):  # another process prunes too
+            files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+            size = sum(file.stat().st_size for file in files)
+            entries.append((path.stat().st_mtime, size, path))
+    excess = sum(size for _, size, _ in entries) - max_bytes
+    for used, size, path in sorted(entries):
+        if excess <= 0 or used > time.time() - RECENT_S:
+            break
+        if path.name == LOCK:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        excess -= size
 
 
 def _beside(path: Path) -> Path:

@@ -28,11 +28,11 @@ def test_the_engine_is_the_model(kind, size):
     net = model(kind)
     engine = TorchEngine(net, CPU)
     assert engine.geometry is GEOMETRY
-    assert not net.training
+    net.eval()
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     cells = np.array([[1, 2], [0, 0], [1, 2]])
-    features = engine.encode(image)
-    scores, masks = engine.score(features), engine.decode(features, cells)
+    (scores,), features = engine.encode(image)
+    masks = engine.decode(features, 0, cells)
     assert {type(scores), type(masks)} == {np.ndarray}
     assert scores.dtype == masks.dtype == np.float32
     with torch.inference_mode():
@@ -48,14 +48,14 @@ def test_the_engine_is_the_model(kind, size):
 
 def test_nothing_remembers_gradients():
     engine = TorchEngine(model("sharpmask"), CPU)
-    features = engine.encode(np.zeros((64, 64, 3), np.uint8))
+    _, (features,) = engine.encode(np.zeros((64, 64, 3), np.uint8))
     assert not any(x.requires_grad for x in features)
 
 
 def test_no_cells_give_no_masks():
     engine = TorchEngine(model("sharpmask"), CPU)
-    features = engine.encode(np.zeros((64, 64, 3), np.uint8))
-    assert engine.decode(features, np.zeros((0, 2), np.int64)).shape == (0, 32, 32)
+    _, features = engine.encode(np.zeros((64, 64, 3), np.uint8))
+    assert engine.decode(features, 0, np.zeros((0, 2), np.int64)).shape == (0, 32, 32)
 
 
 def test_devices(monkeypatch):

@@ -11,9 +11,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from reference.small_nets import GEOMETRY, BlindTrunk
 from reference.torchvision_nets import MobileNetV2BN, randomised
-from sharpmask.models import pretrained, sources
-from sharpmask.models.backbones import BasicBlock, MobileNetV2, ResNet, fold_batch_norm
+from sharpmask.geometry import PatchGeometry
+from sharpmask.models import sources
+from sharpmask.models.backbones import (
+    BACKBONES,
+    VGG,
+    BasicBlock,
+    Bottleneck,
+    MobileNetV2,
+    ResNet,
+    fold_batch_norm,
+)
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.pretrained import (
     build,
@@ -30,6 +40,8 @@ DEEPMASK = {
     "model": "deepmask",
     "backbone": "resnet18",
     "width": 4,
+    "padding": "symmetric",
+    "head": "c",
     "bottleneck_channels": 3,
     "vector": 5,
     "score_channels": 6,
@@ -42,6 +54,9 @@ SHARPMASK = {
     "lateral_channels": [2, 2, 2, 2],
     "schedule": "constant",
     "upsampling": "nearest",
+    "form": "refactored",
+    "lateral": True,
+    "vertical": True,
 }
 
 
@@ -64,11 +79,62 @@ def refused(path, message=None, call=load):
 
 
 @pytest.mark.parametrize("architecture", [DEEPMASK, SHARPMASK], ids=["deepmask", "sharpmask"])
-def test_a_model_carries_the_architecture_it_was_built_from(architecture):
+def test_build_makes_a_model_that_carries_its_architecture(architecture):
     model = build(architecture)
     assert isinstance(model, {"deepmask": DeepMask, "sharpmask": SharpMask}[architecture["model"]])
     assert model.architecture == architecture
     assert model.architecture is not architecture
+
+
+CONSTRUCTED = {
+    "resnet18": lambda: DeepMask(ResNet(BasicBlock, (2, 2, 2), width=4), vector=5),
+    "a resnet of another depth": lambda: DeepMask(ResNet(Bottleneck, (1, 2, 1), width=4)),
+    "resnet34, zero padding": lambda: DeepMask(BACKBONES["resnet34"](width=4, padding="zero")),
+    "vgg of another depth": lambda: DeepMask(VGG((1, 1, 1, 1, 1)), head="original"),
+    "vgg11": lambda: DeepMask(BACKBONES["vgg11"](), head="a", bottleneck_channels=4, vector=3),
+    "mobilenet": lambda: DeepMask(MobileNetV2(padding="zero"), head="b", score_channels=7),
+    "small patches": lambda: DeepMask(
+        MobileNetV2(), geometry=PatchGeometry(patch_size=96, object_size=50), vector=9
+    ),
+    "sharpmask": lambda: SharpMask(DeepMask(MobileNetV2())),
+    "sharpmask, all options": lambda: SharpMask(
+        DeepMask(MobileNetV2(), vector=9), mask_channels=4, skip_channels=6,
+        lateral_channels=(5, 4, 3, 2), schedule="constant", upsampling="nearest",
+        form="concatenated",
+    ),
+    "sharpmask, ablated": lambda: SharpMask(DeepMask(MobileNetV2()), lateral=False, vertical=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONSTRUCTED)
+def test_constructed_model_saved_and_loaded_is_the_same(tmp_path, name):
+    model = CONSTRUCTED[name]()
+    again = load(model.save_pretrained(tmp_path))
+    assert type(again) is type(model)
+    assert again.architecture == model.architecture == json.loads(json.dumps(model.architecture))
+    assert again.geometry == model.geometry
+    assert repr(again) == repr(model)  # every layer and its options
+    state = again.state_dict()
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["deepmask", "sharpmask"])
+def test_model_on_a_backbone_from_outside_is_not_saved(tmp_path, kind):
+    model = DeepMask(BlindTrunk(), geometry=GEOMETRY)
+    model = model if kind == "deepmask" else SharpMask(model)
+    with pytest.raises(ValueError, match=r"backbone is not one of the package's.*state_dict"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "vgg16", "mobilenet_v2"])
+def test_width_of_another_backbone_than_a_resnet_is_refused(backbone):
+    with pytest.raises(ValueError, match=f"width: only a ResNet.*{backbone}"):
+        build({"model": "deepmask", "backbone": backbone, "width": 64})
+    if backbone == "mobilenet_v2":
+        with pytest.raises(ValueError, match="depths: mobilenet_v2"):
+            build({"model": "deepmask", "backbone": backbone, "depths": [1]})
 
 
 def test_the_arguments_reach_the_model():
@@ -88,7 +154,7 @@ def test_the_arguments_reach_the_model():
         (DEEPMASK | {"head": "z"}, "head: expected one of"),
         (DEEPMASK | {"vector": "long"}, "architecture"),
         ({"model": "sharpmask"}, "deepmask"),
-        ({"model": "sharpmask", "deepmask": SHARPMASK}, "must describe a deepmask"),
+        ({"model": "sharpmask", "deepmask": SHARPMASK}, "expected deepmask, got 'sharpmask'"),
         ({"model": "sharpmask", "deepmask": 7}, "architecture"),
         ([1, 2], "architecture"),
         (None, "architecture"),
@@ -160,7 +226,7 @@ def test_a_failed_save_leaves_the_old_file(path, monkeypatch):
     def fail(file):
         raise OSError("disk full")
 
-    monkeypatch.setattr(pretrained.os, "fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         save(build(DEEPMASK), path)
     assert path.read_bytes() == before
@@ -213,6 +279,31 @@ def test_a_repository_is_asked_for_its_model(monkeypatch, path):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a: asked.append(a) or path)
     assert load("someone/some-model").architecture == DEEPMASK
     assert asked == [("someone/some-model", "model.safetensors")]
+
+
+@pytest.mark.parametrize("name", ["owner/model-v1.5", "some.one/a.b.c", "o_1/m--2"])
+def test_repository_with_dots_in_its_name_is_asked(monkeypatch, path, name):
+    save(build(DEEPMASK), path)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a: asked.append(a) or path)
+    load(name)
+    assert asked == [(name, "model.safetensors")]
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/net.safetensors", "a/b.pth", "./model", "../model", "a/b/c", "~/model", "a b/c"]
+)
+def test_path_of_no_file_is_not_taken_for_a_repository(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("asked the hub"))
+    refused(name, "no such weights file or name")
+
+
+def test_missing_model_of_a_folder_that_exists_is_not_looked_for_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("asked the hub"))
+    refused("runs/first-v1.5", "no such weights file or name")
 
 
 @pytest.mark.parametrize("reason", ["no route\nto host", ""])

@@ -22,12 +22,13 @@ class TemplateEngine:
         self.sizes.append(image.shape[:2])
         assert image.dtype == np.uint8
         assert image.flags.c_contiguous
-        return image[..., 1] > 190
+        bright = image[..., 1] > 190
+        return (self.scores(bright),), bright
 
     def patch(self, bright, row, column):
         return bright[16 * row : 16 * row + 160, 16 * column : 16 * column + 160]
 
-    def score(self, bright):
+    def scores(self, bright):
         rows, columns = (self.geometry.num_cells(side) for side in bright.shape)
         scores = np.zeros((rows, columns), np.float32)
         for row, column in np.ndindex(rows, columns):
@@ -36,6 +37,6 @@ class TemplateEngine:
             scores[row, column] = (patch == self.template).mean()
         return scores
 
-    def decode(self, bright, cells):
+    def decode(self, bright, level, cells):
         patches = [self.patch(bright, row, column) for row, column in cells]
         return np.array([20.0 * patch - 10 for patch in patches]).reshape(-1, 160, 160)

@@ -56,7 +56,8 @@ def test_deepmask_comes_back(tmp_path, affine, biases, convolutional, mirrored):
     )
     write_torch7(tmp_path / "model.t7", layout.deepmask(model))
     converted = convert_torch7(tmp_path / "model.t7")
-    assert converted.architecture == {**THIN, "padding": "symmetric" if mirrored else "zero"}
+    padding = "symmetric" if mirrored else "zero"
+    assert converted.architecture == {**THIN, "head": "c", "padding": padding}
     assert_same_weights(model, converted)
 
 
@@ -238,7 +239,7 @@ def test_proposals_equal_fairs_once_its_lost_cell_is_lost_too(kind):
     np.testing.assert_array_equal(numbers + 1, golden["topScores"][:, 1])
     np.testing.assert_array_equal(cells + 1, golden["topScores"][:, 2:])
     logits = [
-        proposer.engine.decode(levels[n].features, cells[k : k + 1])[0]
+        proposer.engine.decode(levels[n].features, 0, cells[k : k + 1])[0]
         for k, n in enumerate(numbers)
     ]
     assert_agrees(np.stack(logits), golden["topMasks0"])

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from sharpmask import defaults
@@ -67,14 +66,11 @@ def detect(
         paths = list_images(images, complain)
         photos = photos_of(paths, annotations)
         streams = streams_for(len(photos))
-        threads = torch.get_num_threads()
         proposer = Proposer(
             load_engine(source, engine, device, streams=streams),
             num_proposals=trained_with.get("num_proposals", defaults.NUM_PROPOSALS),
             scales=trained_with.get("scales", "default"),
         )
-        # Each stream reads the regions of its photo with its share of the cores.
-        torch.set_num_threads(max(1, threads // streams))
         file = output / "detections.json"
         outcome = write_records(
             photos,

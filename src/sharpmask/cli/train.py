@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 import typer
 from lightning_fabric import Fabric
-from platformdirs import user_cache_path
 from rich.progress import track
 from rich.table import Table
 
@@ -36,6 +35,7 @@ from sharpmask.detection.training import (
 from sharpmask.engines.exported import DESCRIPTION
 from sharpmask.engines.load import load_engine
 from sharpmask.evaluation.average_precision import average_precision
+from sharpmask.files import cache_folder
 from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.backbones import BACKBONES
@@ -202,7 +202,7 @@ def detector(
             used["file"] = proposals.name
         else:
             used["weights"] = weights
-        streams, threads = streams_for(len(data.images)), torch.get_num_threads()
+        streams = streams_for(len(data.images))
 
         def regions_in(images: Sequence[CocoImage], file: Path | None) -> Photos:
             source: RegionSource
@@ -214,14 +214,12 @@ def detector(
                     num_proposals=num_proposals,
                     scales=scales,
                 )
-                cache = user_cache_path("sharpmask") / "proposals"
+                cache = cache_folder() / "proposals"
                 is_exported = (Path(weights) / DESCRIPTION).is_file()
                 model_file = Path(weights) if is_exported else resolve(weights)
                 source = CachedRegions(cache, model_file, proposer)
             found = regions_of_all(images, source, streams=streams, report=complain)
-            photos = list(bar(found, "proposing", len(images)))
-            torch.set_num_threads(threads)  # those that streams shared
-            return photos
+            return list(bar(found, "proposing", len(images)))
 
         validate = None
         if val:

@@ -75,9 +75,9 @@ def inputs(
         octave = proposer.octaves[number % len(proposer.octaves)]
         size = engine.geometry.scaled_size(image.shape[:2], octave)
         scaled.append(proposer.scale(image, size))
-        features = engine.encode(scaled[-1])
-        _, best, _ = proposer.select([engine.score(features)], DECODE_BATCH)
-        cells.append([best, *features[1:]])
+        scores, (features,) = engine.encode(scaled[-1])
+        _, best, _ = proposer.select(scores, DECODE_BATCH)
+        cells.append([best, *features])
     return scaled, cells
 
 

@@ -4,6 +4,7 @@ An exported model is a folder: ``encoder`` reads an image once and scores all it
 makes the masks of chosen cells from the encoder's features, ``sharpmask.json`` describes both.
 """
 
+import copy
 import dataclasses
 import json
 import logging
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 
 from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
+from sharpmask.engines.threads import starting
 from sharpmask.engines.torch_engine import Decoder, Encoder, TorchEngine
+from sharpmask.files import PART
 from sharpmask.models.pretrained import Model
 
 LOGIT_TOLERANCE = 1e-3
@@ -30,8 +33,8 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
     """Write a model for another runtime and compare what that computes with torch.
 
     Args:
-        model: A DeepMask or SharpMask.
-        folder: Made if it does not exist; an earlier export in it is replaced.
+        model: A DeepMask or SharpMask; not changed.
+        folder: Made if it does not exist. An earlier export in it is replaced, other files stay.
         runtime: "onnx" or "openvino".
 
     Returns:
@@ -41,7 +44,7 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
         ValueError: The package that exports is not installed, or the logits differ from torch's.
     """
     write = {"onnx": write_onnx, "openvino": write_openvino}[runtime]
-    model = model.cpu().eval()
+    model = copy.deepcopy(model).cpu().eval()
     geometry = model.geometry
     rng = np.random.default_rng(0)
     rows, columns = geometry.grid + 3, geometry.grid + 4  # 4 x 5 cells
@@ -49,7 +52,7 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
     image = torch.from_numpy(rng.integers(0, 256, (*size, 3), np.uint8))
     cells = torch.tensor([[0, 1], [2, 3], [3, 4]])
     encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
-    with replacing(folder) as temporary, torch.no_grad():
+    with starting, replacing(folder) as temporary, torch.no_grad():
         features = encoder(image)
         with warnings.catch_warnings(action="ignore"):  # of torch about its own tracers
             write(encoder, (image,), temporary / "encoder")
@@ -73,7 +76,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     So a folder with a description is complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=PART) as temporary:
         yield Path(temporary)
         (folder / DESCRIPTION).unlink(missing_ok=True)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == DESCRIPTION):
@@ -91,10 +94,12 @@ def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
     size = rows * geometry.stride, columns * geometry.stride
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     cells = np.array([[0, 0], [5, 2], [1, 1], [6, 0], [1, 1]])
-    expected, got = reference.encode(image), engine.encode(image)
+    (expected, *_), expected_features = reference.encode(image)
+    (scores, *_), features = engine.encode(image)
+    masks = engine.decode(features, 0, cells)
     difference = max(
-        np.abs(reference.score(expected) - engine.score(got)).max(),
-        np.abs(reference.decode(expected, cells) - engine.decode(got, cells)).max(),
+        np.abs(expected - scores).max(),
+        np.abs(reference.decode(expected_features, 0, cells) - masks).max(),
     )
     if not difference < LOGIT_TOLERANCE:
         raise ValueError(

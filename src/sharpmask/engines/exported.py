@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sharpmask.engines.threads import cores
+from sharpmask.engines.protocol import ScoreMaps, answer_once
+from sharpmask.engines.threads import cores, starting, visible_cores
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.sources import WeightsError
 
@@ -18,12 +19,13 @@ Runtime = Literal["openvino", "onnx"]
 
 DESCRIPTION = "sharpmask.json"
 """File of an exported model that says what it is."""
-Features = list[np.ndarray]
+Features = tuple[list[np.ndarray], ...]
+"""For each level what its masks are decoded from: the embedding, then lateral features."""
 Run = Callable[..., list[np.ndarray]]
 
 
 class ExportedEngine:
-    """A model exported by ``sharpmask export``.
+    """A model exported by ``sharpmask export``; threads may share it from the first call on.
 
     Args:
         folder: What ``export`` wrote.
@@ -50,29 +52,28 @@ class ExportedEngine:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder}: holds no exported model: {error}") from None
         try:
-            self.encoder = start(folder / "encoder", streams)
-            self.decoder = start(folder / "decoder", streams)
+            with starting:
+                self.encoder = start(folder / "encoder", streams)
+                self.decoder = start(folder / "decoder", streams)
+                answer_once(self)
         except ImportError as error:
             raise WeightsError(
                 f"{folder}: {error}; pip install 'sharpmask[{self.runtime}]'"
             ) from None
         except Exception as error:  # each runtime raises kinds of its own
-            reason = str(error).strip().splitlines()[-1]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise WeightsError(f"{folder}: {reason}; export the model again") from None
 
-    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
-        """Scores, embedding and lateral features; sides are whole strides."""
-        return self.encoder(image)
-
-    def score(self, features: Features) -> Float[np.ndarray, "rows columns"]:
-        """Objectness logits of all cells."""
-        return features[0]
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[ScoreMaps, Features]:
+        """Score logits of all cells and features of the only level; sides are whole strides."""
+        scores, *features = self.encoder(image)
+        return (scores,), (features,)
 
     def decode(
-        self, features: Features, cells: Int[np.ndarray, "n 2"]
+        self, features: Features, level: int, cells: Int[np.ndarray, "n 2"]
     ) -> Float[np.ndarray, "n s s"]:
-        """Mask logits of the chosen cells (row, column)."""
-        return self.decoder(cells, *features[1:])[0]
+        """Mask logits of the chosen cells (row, column) of a level."""
+        return self.decoder(cells, *features[level])[0]
 
 
 @cache
@@ -100,8 +101,12 @@ def has_amx() -> bool:
 
 def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
     """A function of arrays from OpenVINO's .xml and .bin."""
-    precision = "bf16" if bfloat16 else "f32"
-    settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams}
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        "NUM_STREAMS": streams,
+    }
+    if cores() < visible_cores():
+        settings["INFERENCE_NUM_THREADS"] = cores()
     compiled = openvino_core().compile_model(path.with_suffix(".xml"), "CPU", settings)
     thread = threading.local()
 
@@ -109,7 +114,7 @@ def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
         if not hasattr(thread, "request"):
             thread.request = compiled.create_infer_request()
         outputs = thread.request.infer(list(inputs), share_inputs=True)
-        return [outputs[number] for number in range(len(compiled.outputs))]
+        return [outputs[index] for index in range(len(compiled.outputs))]
 
     return run
 
@@ -119,7 +124,7 @@ def start_onnx(path: Path, streams: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if streams > 1:
+    if streams > 1 or cores() < visible_cores():
         options.intra_op_num_threads = max(1, cores() // streams)
     session = onnxruntime.InferenceSession(
         path.with_suffix(".onnx"), options, providers=["CPUExecutionProvider"]

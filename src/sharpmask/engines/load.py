@@ -1,27 +1,58 @@
-"""From a model's name to the engine that runs it."""
+"""From whatever names or holds a model to the engine that runs it."""
 
-import hashlib
 import os
 import shutil
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from platformdirs import user_cache_path
-
-from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
+from sharpmask.engines.export_cache import PACKAGES, exported, installed
+from sharpmask.engines.exported import DESCRIPTION, ExportedEngine
 from sharpmask.engines.protocol import Engine
 from sharpmask.models.sources import resolve
 
+if TYPE_CHECKING:  # exported models run without torch
+    from sharpmask.models.pretrained import Model
+
 EngineName = Literal["auto", "openvino-bf16", "openvino", "onnx", "torch", "compile"]
 
-PACKAGES: dict[Runtime, tuple[str, ...]] = {
-    "openvino": ("openvino",),
-    "onnx": ("onnxruntime", "onnx", "onnxscript"),
-}
-"""What runs exported models, and what else it takes to export them, the fastest first."""
+
+def engine_of(
+    source: "str | os.PathLike[str] | Model | Engine",
+    engine: EngineName = "auto",
+    device: str = "auto",
+    *,
+    streams: int = 1,
+) -> Engine:
+    """The engine of a name, file, folder or repository, of a model, or an engine itself.
+
+    Args:
+        source: What ``load_engine`` takes; or a model, which torch runs; or an engine, which comes
+            back as it is.
+        engine: As for ``load_engine``.
+        device: As for ``load_engine``.
+        streams: As for ``load_engine``.
+
+    Raises:
+        WeightsError: There is no such model.
+        ValueError: The engine or device cannot be had for this source.
+    """
+    if isinstance(source, str | os.PathLike):
+        return load_engine(source, engine, device, streams=streams)
+    if isinstance(source, Engine):
+        if engine != "auto" or device != "auto":
+            raise ValueError(
+                f"engine, device: the engine {source.name} is made already; give both where it "
+                "is made"
+            )
+        return source
+    from sharpmask.engines.torch_engine import TorchEngine, choose_device
+
+    if engine not in ("auto", "torch", "compile"):
+        raise ValueError(
+            f"engine: a model in memory is run by torch or compile, not by {engine}; save it and "
+            "give the file"
+        )
+    return TorchEngine(source, choose_device(device), compiled=engine == "compile")
 
 
 def load_engine(
@@ -31,7 +62,7 @@ def load_engine(
     *,
     streams: int = 1,
 ) -> Engine:
-    """A model, ready to be run by a ``Proposer``.
+    """A model, ready to be run by a ``Proposer``; threads may share it from the first call on.
 
     OpenVINO and ONNX Runtime read an exported form of the model. It is made when it is first
     needed, which takes some seconds, and kept in the user's cache folder.
@@ -42,8 +73,9 @@ def load_engine(
             or "compile" (``torch.compile``); "auto" is torch on a GPU, on a CPU the fastest that is
             installed.
         device: "auto", "cpu" or "cuda"; only torch runs on a GPU.
-        streams: Images that threads may read at the same time (see ``map_ordered``); the cores are
-            divided among them, for torch in the whole process.
+        streams: Images that threads may read at the same time (see ``map_ordered``). OpenVINO and
+            ONNX Runtime divide the cores among them; torch's cores are divided by whoever starts
+            the threads (see ``shared_by``).
 
     Raises:
         WeightsError: There is no such model.
@@ -63,22 +95,20 @@ def load_engine(
             raise ValueError(f"engine: {source} was exported for {ready.runtime}, not {engine}")
         return ready
     if engine == "auto":
-        installed = [name for name, packages in PACKAGES.items() if all(map(find_spec, packages))]
-        engine = "torch" if on_gpu(device) or not installed else installed[0]
+        runtimes = [] if on_gpu(device) else [name for name in PACKAGES if installed(name)]
+        engine = runtimes[0] if runtimes else "torch"
     if engine in ("openvino-bf16", "openvino", "onnx"):
         if device not in ("auto", "cpu"):
             raise ValueError(f"device: {engine} runs on the cpu here, not on {device}; use torch")
-        runtime: Runtime = "onnx" if engine == "onnx" else "openvino"
-        return exported(resolve(source), runtime, streams, bfloat16)
-    from sharpmask.engines.torch_engine import TorchEngine, choose_device
+        return exported(
+            resolve(source),
+            "onnx" if engine == "onnx" else "openvino",
+            streams=streams,
+            bfloat16=bfloat16,
+        )
     from sharpmask.models.pretrained import load
 
-    model = load(source)
-    if streams > 1:
-        import torch
-
-        torch.set_num_threads(max(1, torch.get_num_threads() // streams))
-    return TorchEngine(model, choose_device(device), compiled=engine == "compile")
+    return engine_of(load(source), engine, device)
 
 
 def on_gpu(device: str) -> bool:
@@ -88,27 +118,3 @@ def on_gpu(device: str) -> bool:
 
         return choose_device(device).type == "cuda"
     return device.startswith("cuda")
-
-
-def exported(path: Path, runtime: Runtime, streams: int, bfloat16: bool) -> ExportedEngine:
-    """The engine of a model file's exported form, which is kept in the user's cache."""
-    if not all(map(find_spec, PACKAGES[runtime])):
-        raise ValueError(
-            f"engine: {runtime} needs {', '.join(PACKAGES[runtime])}; "
-            f"pip install 'sharpmask[{runtime}]'"
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    parts = (path.stem, digest, runtime, version(PACKAGES[runtime][0]), version("sharpmask"))
-    folder = user_cache_path("sharpmask") / "-".join(parts)
-    if not (folder / DESCRIPTION).is_file():
-        from sharpmask.engines.export import export
-        from sharpmask.models.pretrained import load
-
-        model = load(path)
-        try:
-            export(model, folder, runtime)
-        except OSError:  # no room or no right to keep it
-            with TemporaryDirectory() as temporary:
-                export(model, Path(temporary), runtime)
-                return ExportedEngine(Path(temporary), streams=streams, bfloat16=bfloat16)
-    return ExportedEngine(folder, streams=streams, bfloat16=bfloat16)

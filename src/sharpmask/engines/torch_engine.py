@@ -1,6 +1,6 @@
 """The two halves of a model that engines run, and the engine that runs them in torch."""
 
-from typing import cast
+import copy
 
 import numpy as np
 import torch
@@ -8,8 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from sharpmask.models.deepmask import Features
+from sharpmask.engines.protocol import ScoreMaps, answer_once
+from sharpmask.engines.threads import starting
+from sharpmask.models import deepmask
 from sharpmask.models.pretrained import Model
+
+Features = tuple[list[Tensor], ...]
+"""For each level what its masks are decoded from: the embedding, then lateral features."""
 
 
 class Encoder(nn.Module):
@@ -37,15 +42,16 @@ class Decoder(nn.Module):
         self, cells: Int[Tensor, "n 2"], embedding: Tensor, *laterals: Tensor
     ) -> Float[Tensor, "n s s"]:
         """Mask logits of the cells (row, column)."""
-        features = Features(maps=(), embedding=embedding, laterals=laterals)
+        features = deepmask.Features(maps=(), embedding=embedding, laterals=laterals)
         return self.model.decode(features, F.pad(cells, (1, 0)))
 
 
 class TorchEngine:
-    """Torch on a CPU or GPU.
+    """Torch on a CPU or GPU; threads may share it.
 
     Args:
-        model: A DeepMask or SharpMask; moved to the device.
+        model: A DeepMask or SharpMask. The engine runs a copy in eval mode: the model itself stays
+            as it is, and what is done to it later does not reach the engine.
         device: A torch device.
         compiled: Let ``torch.compile`` make machine code of it: needs a C++ compiler, takes a
             minute, and again for the first images of other sizes.
@@ -55,27 +61,29 @@ class TorchEngine:
         self.name = "compile" if compiled else "torch"
         self.geometry = model.geometry
         self.device = device
-        model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.encoder, self.decoder = Encoder(model), Decoder(model)
-        if compiled:
-            self.encoder.compile(dynamic=True)
-            self.decoder.compile(dynamic=True)
+        own = copy.deepcopy(model).eval()
+        own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder, self.decoder = Encoder(own), Decoder(own)
+        with starting:
+            # Not a whole answer: after one a forked process could not use torch (docs/export.md).
+            to_numpy(torch.from_numpy(np.zeros(1, np.float32)))
+            if compiled:
+                self.encoder.compile(dynamic=True)
+                self.decoder.compile(dynamic=True)
+                answer_once(self)
 
     @torch.inference_mode()
-    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[Tensor, ...]:
-        """Scores, embedding and lateral features."""
-        return cast("tuple[Tensor, ...]", self.encoder(torch.from_numpy(image).to(self.device)))
-
-    def score(self, features: tuple[Tensor, ...]) -> Float[np.ndarray, "rows columns"]:
-        """Objectness logits of all cells."""
-        return to_numpy(features[0])
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[ScoreMaps, Features]:
+        """Score logits of all cells and features of the only level."""
+        scores, *features = self.encoder(torch.from_numpy(image).to(self.device))
+        return (to_numpy(scores),), (features,)
 
     @torch.inference_mode()
     def decode(
-        self, features: tuple[Tensor, ...], cells: Int[np.ndarray, "n 2"]
+        self, features: Features, level: int, cells: Int[np.ndarray, "n 2"]
     ) -> Float[np.ndarray, "n s s"]:
-        """Mask logits of the chosen cells (row, column)."""
-        return to_numpy(self.decoder(torch.from_numpy(cells).to(self.device), *features[1:]))
+        """Mask logits of the chosen cells (row, column) of a level."""
+        return to_numpy(self.decoder(torch.from_numpy(cells).to(self.device), *features[level]))
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

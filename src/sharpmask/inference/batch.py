@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from sharpmask.engines.threads import cores
+from sharpmask.engines.threads import cores, shared_by
 from sharpmask.files import owned
 from sharpmask.images import ImageError, write_image
 from sharpmask.inference.journal import Journal, Photo
@@ -36,9 +36,10 @@ def map_ordered(
 ) -> Iterator[Future[Result]]:
     """Call a function in threads; the finished calls come in the order of the items.
 
-    No more than twice ``streams`` results exist at a time, however many items there are.
+    No more than twice ``streams`` results exist at a time, however many items there are. The
+    threads share the cores until the last call has come.
     """
-    with ThreadPoolExecutor(streams) as threads:
+    with shared_by(streams), ThreadPoolExecutor(streams) as threads:
         calls: deque[Future[Result]] = deque()
         try:
             for item in items:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from sharpmask import defaults
-from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.engines.load import EngineName, engine_of
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import ImageError, read_image
@@ -32,16 +32,18 @@ POOL = 1000
 
 @dataclass(frozen=True)
 class Level:
-    """One scale of the pyramid after the bottom-up pass.
+    """One score map of the pyramid: of a photo at one scale, and there of one of its levels.
 
     Attributes:
         scaled_size: Height and width of the scaled image, without borders.
-        features: The engine's own.
+        features: The engine's own, of all levels that it reads at this scale.
+        index: Which of those levels this is.
         scores: Objectness logits of all cells.
     """
 
     scaled_size: tuple[int, int]
     features: Any
+    index: int
     scores: Float[np.ndarray, "rows columns"]
 
 
@@ -105,14 +107,7 @@ class Proposer:
         if not image_size >= 32:
             raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
         self.octaves = octaves_of(scales)
-        if isinstance(source, str | PathLike):
-            self.engine: Engine = load_engine(source, engine, device)
-        elif isinstance(source, Engine):
-            self.engine = source
-        else:
-            from sharpmask.engines.torch_engine import TorchEngine, choose_device
-
-            self.engine = TorchEngine(source, choose_device(device))
+        self.engine = engine_of(source, engine, device)
         self.num_proposals = num_proposals
         self.num_candidates = num_candidates
         self.mask_threshold = mask_threshold
@@ -169,7 +164,7 @@ class Proposer:
         for number, level in enumerate(levels):
             chosen = np.flatnonzero(numbers == number)
             for part in np.split(chosen, range(DECODE_BATCH, len(chosen), DECODE_BATCH)):
-                logits = self.engine.decode(level.features, cells[part])
+                logits = self.engine.decode(level.features, level.index, cells[part])
                 if masks is None:
                     masks = np.empty((len(cells), *logits.shape[1:]), np.uint8)
                 masks[part] = np.rint(sigmoid(logits) * 255)
@@ -195,8 +190,9 @@ class Proposer:
         reduction = min(0.0, float(np.log2(self.image_size / longest)))
         for octave in self.octaves:
             size = self.engine.geometry.scaled_size(image.shape[:2], octave + reduction)
-            features = self.engine.encode(self.scale(image, size))
-            yield Level(size, features, self.engine.score(features))
+            maps, features = self.engine.encode(self.scale(image, size))
+            for index, scores in enumerate(maps):
+                yield Level(size, features, index, scores)
 
     def scale(
         self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]

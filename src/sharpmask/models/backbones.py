@@ -5,7 +5,9 @@ fixed affine maps), so every convolution has a bias. Parameter names are torchvi
 Every backbone maps a normalised image (B, 3, H, W) to four feature maps at strides 2, 4, 8 and 16.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +20,16 @@ STRIDES = (2, 4, 8, 16)
 
 
 class Backbone(nn.Module):
-    """A trunk with features at strides 2, 4, 8 and 16; ``channels`` holds their widths."""
+    """A trunk with features at strides 2, 4, 8 and 16.
+
+    Attributes:
+        channels: Widths of the four maps.
+        architecture: The options of ``build_deepmask`` that describe it; none for a trunk from
+            outside the package.
+    """
 
     channels: tuple[int, int, int, int]
+    architecture: Mapping[str, Any] = MappingProxyType({})
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Feature maps at strides 2, 4, 8, 16; sizes are rounded up at each halving."""
@@ -86,12 +95,15 @@ class ResNet(Backbone):
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        layers: tuple[int, int, int],
+        layers: Sequence[int],
         *,
         width: int = 64,
         padding: Padding = "symmetric",
     ) -> None:
         super().__init__()
+        base = "resnet18" if block is BasicBlock else "resnet50"
+        named = named_or(base, {name: d for name, (b, d) in RESNETS.items() if b is block}, layers)
+        self.architecture = {**named, "width": width, "padding": padding}
         self.conv1 = Conv2d(3, width, 7, stride=2, padding=padding)
         channels = [width]
         stages: list[nn.Module] = []
@@ -140,10 +152,9 @@ class VGG(Backbone):
 
     WIDTHS = (64, 128, 256, 512, 512)
 
-    def __init__(
-        self, depths: tuple[int, int, int, int, int], *, padding: Padding = "symmetric"
-    ) -> None:
+    def __init__(self, depths: Sequence[int], *, padding: Padding = "symmetric") -> None:
         super().__init__()
+        self.architecture = {**named_or("vgg11", VGGS, depths), "padding": padding}
         layers: list[nn.Module] = []
         in_channels = 3
         for stage, (depth, width) in enumerate(zip(depths, self.WIDTHS, strict=True)):
@@ -246,6 +257,7 @@ class MobileNetV2(Backbone):
 
     def __init__(self, *, padding: Padding = "symmetric") -> None:
         super().__init__()
+        self.architecture = {"backbone": "mobilenet_v2", "padding": padding}
         layers: list[nn.Module] = [conv_relu6(3, 32, 3, stride=2, padding=padding)]
         in_channels = 32
         for expand, channels, repeats, first_stride in self.SETTINGS:
@@ -275,15 +287,72 @@ class MobileNetV2(Backbone):
         return list(self.features.children())[: taps[-1] + 1] if taps else []
 
 
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6)),
+    "resnet50": (Bottleneck, (3, 4, 6)),
+}
+VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
+
+
+def resnet(name: str) -> Callable[..., Backbone]:
+    """A ResNet's constructor."""
+    block, layers = RESNETS[name]
+    return lambda depths=layers, **options: ResNet(block, depths, **options)
+
+
+def vgg(name: str) -> Callable[..., Backbone]:
+    """A VGG's constructor."""
+    return lambda depths=VGGS[name], **options: VGG(depths, **options)
+
+
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "resnet18": lambda **options: ResNet(BasicBlock, (2, 2, 2), **options),
-    "resnet34": lambda **options: ResNet(BasicBlock, (3, 4, 6), **options),
-    "resnet50": lambda **options: ResNet(Bottleneck, (3, 4, 6), **options),
-    "vgg11": lambda **options: VGG((1, 1, 2, 2, 2), **options),
-    "vgg16": lambda **options: VGG((2, 2, 3, 3, 3), **options),
-    "mobilenet_v2": lambda **options: MobileNetV2(**options),
+    **{name: resnet(name) for name in RESNETS},
+    **{name: vgg(name) for name in VGGS},
+    "mobilenet_v2": MobileNetV2,
 }
 """Backbones by torchvision's names; vgg11 is the VGG-A of DeepMask."""
+
+
+def build_backbone(
+    name: str,
+    *,
+    depths: Sequence[int] | None = None,
+    width: int | None = None,
+    padding: Padding = "symmetric",
+) -> Backbone:
+    """A backbone with random weights, from what its ``architecture`` holds.
+
+    Args:
+        name: One of ``BACKBONES``.
+        depths: Blocks of each stage of a ResNet, or convolutions of a VGG; the named net's if None.
+        width: Channels of a ResNet's stem, 64 if None.
+        padding: Border of the convolutions: "symmetric" or "zero".
+
+    Raises:
+        ValueError: Unknown backbone or padding, or an option that the backbone lacks.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")
+    if padding not in ("symmetric", "zero"):
+        raise ValueError(f"padding: expected symmetric or zero, got {padding!r}")
+    if width is not None and name not in RESNETS:
+        raise ValueError(f"width: only a ResNet has one to choose, {name} has not; leave it out")
+    if depths is not None and name not in (*RESNETS, *VGGS):
+        raise ValueError(f"depths: {name} has none to choose; leave them out")
+    given = {"depths": depths, "width": width}
+    options = {key: value for key, value in given.items() if value is not None}
+    return BACKBONES[name](padding=padding, **options)
+
+
+def named_or(
+    base: str, known: Mapping[str, Sequence[int]], depths: Sequence[int]
+) -> dict[str, Any]:
+    """The name of the net with these depths; where none has them, ``base`` and the depths."""
+    for name, own in known.items():
+        if tuple(own) == tuple(depths):
+            return {"backbone": name}
+    return {"backbone": base, "depths": list(depths)}
 
 
 def fold_batch_norm(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:

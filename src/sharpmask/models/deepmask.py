@@ -4,14 +4,16 @@ One code path serves a single patch and a whole image: an image is read once, sc
 every cell, and masks are decoded for the cells one asks for. A patch is an image with one cell.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY, PatchGeometry
-from sharpmask.models.backbones import BACKBONES, STRIDES, Backbone
+from sharpmask.models.backbones import STRIDES, Backbone, build_backbone
 from sharpmask.models.layers import Conv2d, Normalize, Padding, WindowLinear
 from sharpmask.models.window_net import WindowNet
 
@@ -184,6 +186,8 @@ class DeepMask(WindowNet):
         score_channels: Width of the score head.
     """
 
+    kind = "deepmask"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -197,6 +201,18 @@ class DeepMask(WindowNet):
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {head!r}")
+        self.architecture = {
+            "model": self.kind,
+            **backbone.architecture,
+            "head": head,
+            "bottleneck_channels": bottleneck_channels,
+            "vector": vector,
+            "score_channels": score_channels,
+        }
+        if geometry != head_geometry(head):
+            self.architecture["geometry"] = asdict(geometry)
+        if not backbone.architecture:
+            self.architecture = {}
         self.geometry = geometry
         self.vector = vector
         self.normalize = Normalize()
@@ -209,6 +225,11 @@ class DeepMask(WindowNet):
             channels = bottleneck_channels
         self.head = HEADS[head](channels, geometry, vector, score_channels)
         self.mask_head = nn.Linear(vector, geometry.coarse_size**2)
+
+    @classmethod
+    def of_options(cls, options: dict[str, Any]) -> "DeepMask":
+        """A DeepMask with random weights: what ``build_deepmask`` makes of the options."""
+        return build_deepmask(**options)
 
     def encode(self, images: Tensor) -> Features:
         """Read images (B, 3, H, W), RGB 0..255: everything that does not depend on a cell."""
@@ -256,34 +277,46 @@ def crop(x: Float[Tensor, "b c h w"], margin: int) -> Float[Tensor, "b c hc wc"]
     return x[:, :, margin : x.shape[2] - margin, margin : x.shape[3] - margin]
 
 
+def head_geometry(head: str) -> PatchGeometry:
+    """The patch that a head is published with."""
+    return DEEPMASK_GEOMETRY if head == "original" else SHARPMASK_GEOMETRY
+
+
 def build_deepmask(
     *,
     backbone: str = "mobilenet_v2",
     head: str = "c",
+    geometry: Mapping[str, int] | None = None,
     bottleneck_channels: int = 128,
     vector: int = 512,
     score_channels: int = 1024,
-    width: int = 64,
+    depths: Sequence[int] | None = None,
+    width: int | None = None,
     padding: Padding = "symmetric",
 ) -> DeepMask:
     """A DeepMask with random weights by the name of its backbone.
 
     ``build_deepmask(backbone="resnet50")`` is the paper's W160-P4-D39-F128 with head C;
-    ``build_deepmask(backbone="vgg11", head="original")`` is DeepMask 2015. ``width`` is that of a
-    ResNet's stem; other backbones have but one.
+    ``build_deepmask(backbone="vgg11", head="original")`` is DeepMask 2015.
+
+    Args:
+        backbone: One of ``BACKBONES``.
+        head: As for ``DeepMask``.
+        geometry: The fields of a ``PatchGeometry``; the head's own if None.
+        bottleneck_channels: As for ``DeepMask``.
+        vector: As for ``DeepMask``.
+        score_channels: As for ``DeepMask``.
+        depths: Blocks of each stage of a ResNet, or convolutions of a VGG; the named net's if None.
+        width: Channels of a ResNet's stem, 64 if None.
+        padding: Border of the backbone's convolutions: "symmetric" or "zero".
 
     Raises:
-        ValueError: Unknown backbone, head or padding.
+        ValueError: Unknown backbone, head or padding, or an option that the backbone lacks.
     """
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
-    if padding not in ("symmetric", "zero"):
-        raise ValueError(f"padding: expected symmetric or zero, got {padding!r}")
-    options = {"width": width} if backbone.startswith("resnet") else {}
     return DeepMask(
-        BACKBONES[backbone](padding=padding, **options),
+        build_backbone(backbone, depths=depths, width=width, padding=padding),
         head=head,
-        geometry=DEEPMASK_GEOMETRY if head == "original" else SHARPMASK_GEOMETRY,
+        geometry=PatchGeometry(**geometry) if geometry else head_geometry(head),
         bottleneck_channels=bottleneck_channels,
         vector=vector,
         score_channels=score_channels,

@@ -1,22 +1,30 @@
-"""Model files: safetensors whose metadata says how to build the model; nothing is unpickled."""
+"""Models by name, file or repository; backbones from ImageNet files."""
 
-import json
 import os
-import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from sharpmask.models.backbones import Backbone, fold_batch_norm
-from sharpmask.models.deepmask import DeepMask, build_deepmask
+from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import WeightsError, resolve
 from sharpmask.models.tails import Tail
+from sharpmask.models.tensor_files import read_metadata, read_safetensors, save_atomically
+from sharpmask.models.window_net import load_as, save
+
+__all__ = [
+    "Model",
+    "build",
+    "load",
+    "load_backbone",
+    "read_metadata",
+    "read_safetensors",
+    "save",
+    "save_atomically",
+]
 
 Model = DeepMask | SharpMask
 
@@ -30,68 +38,12 @@ def build(architecture: Mapping[str, Any]) -> Model:
     Raises:
         ValueError: Unknown model or arguments.
     """
-    try:
-        options = dict(architecture)
-        kind = options.pop("model", None)
-        if kind == "deepmask":
-            model: Model = build_deepmask(**options)
-        elif kind == "sharpmask":
-            deepmask = build(options.pop("deepmask"))
-            if not isinstance(deepmask, DeepMask):
-                raise ValueError("architecture: 'deepmask' must describe a deepmask")
-            model = SharpMask(deepmask, **options)
-        else:
-            raise ValueError(f"architecture: expected deepmask or sharpmask, got {kind!r}")
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"architecture: {error}") from None
-    model.architecture = dict(architecture)
-    return model
-
-
-def save(
-    model: Model,
-    path: Path,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write a model file, atomically.
-
-    Args:
-        model: Made by ``build`` or ``load``.
-        path: A .safetensors file.
-        metadata: Recipe, data, figures: anything JSON holds.
-        dtype: Type of the stored values, e.g. float16 for half the size; theirs if None.
-    """
-    state = {
-        key: value.detach().to("cpu", dtype or value.dtype).contiguous()
-        for key, value in model.state_dict().items()
-    }
-    texts = {"architecture": json.dumps(model.architecture)}
-    texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
-    save_atomically(state, path, texts)
-
-
-def save_atomically(
-    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, keep: Path | None = None
-) -> None:
-    """Write a safetensors file that is either whole or not there, even when power fails.
-
-    The file that it replaces is kept as ``keep``, if that is given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        # Not save_file: its files are readable by their owner only.
-        with temporary.open("wb") as file:
-            file.write(serialize(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        if keep and path.exists():
-            path.replace(keep)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    kind = architecture.get("model") if isinstance(architecture, Mapping) else architecture
+    if kind == DeepMask.kind:
+        return DeepMask.from_architecture(architecture)
+    if kind == SharpMask.kind:
+        return SharpMask.from_architecture(architecture)
+    raise ValueError(f"architecture: expected deepmask or sharpmask, got {kind!r}")
 
 
 def load(source: str | os.PathLike[str]) -> Model:
@@ -104,59 +56,7 @@ def load(source: str | os.PathLike[str]) -> Model:
     Raises:
         WeightsError: No such name or file, not a model file, or damaged.
     """
-    path = resolve(source)
-    state, metadata = read_safetensors(path)
-    if "architecture" not in metadata:
-        raise WeightsError(
-            f"{path}: not a sharpmask model file (no architecture in its metadata); a backbone "
-            "for training is given with --init"
-        )
-    try:
-        model = build(json.loads(metadata["architecture"]))
-        model.load_state_dict({key: value.float() for key, value in state.items()})
-        model.metadata = _parsed(metadata)
-        del model.metadata["architecture"]
-    except (ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: {textwrap.shorten(str(error), 300)}") from None
-    return model.eval()
-
-
-def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model file says of itself: architecture, recipe, data, figures.
-
-    Raises:
-        WeightsError: No such name or file, or not a model file.
-    """
-    path = resolve(source)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _parsed(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable model file: {error}") from None
-
-
-def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Values of metadata; other programs write plain text there, which is left as it is."""
-    values: dict[str, Any] = {}
-    for key, text in metadata.items():
-        try:
-            values[key] = json.loads(text)
-        except ValueError:
-            values[key] = text
-    return values
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        WeightsError: It is damaged or no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
+    return load_as(build, source)
 
 
 CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.")

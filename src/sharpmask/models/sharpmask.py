@@ -7,8 +7,8 @@ for the whole image and only the part that reads M runs for each window.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,70 +25,122 @@ Schedule = Literal["halving", "constant"]
 Upsampling = Literal["bilinear", "nearest"]
 
 
-class RefinementModule(nn.Module):
-    """One step of the top-down pass.
+@dataclass(frozen=True)
+class Widths:
+    """Channels of a refinement module.
 
-    Args:
-        in_channels: Channels of the bottom-up features F.
-        hidden_channels: Channels of the first lateral convolution; one convolution was hard to
-            train.
-        skip_channels: Channels k_s of the skip features S.
-        mask_channels: Channels k_m of the mask encoding M that comes in.
-        out_channels: Channels of the mask encoding that goes out.
-        form: Which published form computes the fusion.
-        lateral: Without it F is not read (a deconvolution net).
-        vertical: Without it M passes through a single 1x1 convolution (a skip net).
+    Attributes:
+        features: Of the bottom-up features F.
+        hidden: Of the first lateral convolution; one convolution was hard to train.
+        skip: Of the skip features S (k_s).
+        mask: Of the mask encoding M that comes in (k_m).
+        out: Of the mask encoding that goes out.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        hidden_channels: int,
-        skip_channels: int,
-        mask_channels: int,
-        out_channels: int,
-        form: Form,
-        lateral: bool,
-        vertical: bool,
-    ) -> None:
-        super().__init__()
-        self.form = form
-        if lateral:
-            self.skip = nn.Sequential(
-                Conv2d(in_channels, hidden_channels), nn.ReLU(),
-                Conv2d(hidden_channels, skip_channels), nn.ReLU(),
-            )  # fmt: skip
-        # Deviation: no-vertical
-        self.mask = (
-            nn.Sequential(Conv2d(mask_channels, mask_channels), nn.ReLU(inplace=True))
-            if vertical
-            else nn.Identity()
-        )
-        kernel = 3 if vertical else 1
-        if form == "concatenated" and lateral and vertical:
-            self.fuse = Conv2d(skip_channels + mask_channels, out_channels)
-        else:
-            self.vertical = Conv2d(mask_channels, out_channels, kernel)
-            if lateral:
-                self.horizontal = Conv2d(skip_channels, out_channels)
+    features: int
+    hidden: int
+    skip: int
+    mask: int
+    out: int
+
+    def skip_layers(self) -> nn.Sequential:
+        """From F to S."""
+        return nn.Sequential(
+            Conv2d(self.features, self.hidden), nn.ReLU(),
+            Conv2d(self.hidden, self.skip), nn.ReLU(),
+        )  # fmt: skip
+
+    def mask_layers(self) -> nn.Sequential:
+        """M before it is fused with S."""
+        return nn.Sequential(Conv2d(self.mask, self.mask), nn.ReLU(inplace=True))
+
+
+class RefinementModule(nn.Module):
+    """One step of the top-down pass: S = relu(conv(F)), M' = relu(conv([S, M])).
+
+    ``lateral`` computes what reads F, once for the whole image; ``forward`` what reads M, for each
+    window. Three kinds differ in what stands where: ``Refactored``, ``Concatenated`` and
+    ``WithoutLateral``.
+    """
 
     def lateral(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l h w"] | None:
-        """What the windows read at this level: computed once for the whole image."""
-        if not hasattr(self, "skip"):
-            return None
-        skip = self.skip(features)
-        return self.horizontal(skip) if hasattr(self, "horizontal") else skip  # type: ignore[no-any-return]
+        """What the windows read at this level; None if they read nothing."""
+        raise NotImplementedError
 
     def forward(
         self, mask: Float[Tensor, "n m s s"], lateral: Float[Tensor, "n l s s"] | None
     ) -> Float[Tensor, "n o s s"]:
         """The fused encoding of each window, before upsampling."""
-        mask = self.mask(mask)
-        if hasattr(self, "fuse"):
-            return F.relu(self.fuse(torch.cat([lateral, mask], dim=1)))  # type: ignore[list-item]
-        mask = self.vertical(mask)
-        return F.relu(mask if lateral is None else mask.add_(lateral), inplace=True)
+        raise NotImplementedError
+
+
+class Concatenated(RefinementModule):
+    """The paper's first form: one convolution over skip features and mask encoding."""
+
+    def __init__(self, widths: Widths) -> None:
+        super().__init__()
+        self.skip = widths.skip_layers()
+        self.mask = widths.mask_layers()
+        self.fuse = Conv2d(widths.skip + widths.mask, widths.out)
+
+    def lateral(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l h w"]:
+        """The skip features S."""
+        return self.skip(features)  # type: ignore[no-any-return]
+
+    def forward(
+        self, mask: Float[Tensor, "n m s s"], lateral: Float[Tensor, "n l s s"] | None
+    ) -> Float[Tensor, "n o s s"]:
+        """Convolution over [S, M]."""
+        assert lateral is not None
+        return F.relu(self.fuse(torch.cat([lateral, self.mask(mask)], dim=1)))
+
+
+class Refactored(RefinementModule):
+    """The same function as two convolutions, of S for the image and of M for the window.
+
+    Args:
+        widths: Channels.
+        vertical: Without it M passes through a single 1x1 convolution (a skip net).
+    """
+
+    def __init__(self, widths: Widths, *, vertical: bool) -> None:
+        super().__init__()
+        self.skip = widths.skip_layers()
+        # Deviation: no-vertical
+        self.mask = widths.mask_layers() if vertical else nn.Identity()
+        self.vertical = Conv2d(widths.mask, widths.out, 3 if vertical else 1)
+        self.horizontal = Conv2d(widths.skip, widths.out)
+
+    def lateral(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l h w"]:
+        """S through the part of the fusion that reads it."""
+        return self.horizontal(self.skip(features))  # type: ignore[no-any-return]
+
+    def forward(
+        self, mask: Float[Tensor, "n m s s"], lateral: Float[Tensor, "n l s s"] | None
+    ) -> Float[Tensor, "n o s s"]:
+        """The sum of both parts."""
+        assert lateral is not None
+        return F.relu(self.vertical(self.mask(mask)).add_(lateral), inplace=True)
+
+
+class WithoutLateral(RefinementModule):
+    """F is not read: a deconvolution net."""
+
+    def __init__(self, widths: Widths, *, vertical: bool) -> None:
+        super().__init__()
+        self.mask = widths.mask_layers() if vertical else nn.Identity()
+        self.vertical = Conv2d(widths.mask, widths.out, 3 if vertical else 1)
+
+    def lateral(self, features: Float[Tensor, "b c h w"]) -> None:
+        """Nothing."""
+
+    def forward(
+        self,
+        mask: Float[Tensor, "n m s s"],
+        lateral: Float[Tensor, "n l s s"] | None,  # noqa: ARG002
+    ) -> Float[Tensor, "n o s s"]:
+        """The part that reads M."""
+        return F.relu(self.vertical(self.mask(mask)), inplace=True)
 
 
 class SharpMask(WindowNet):
@@ -106,6 +158,8 @@ class SharpMask(WindowNet):
         lateral: False removes the horizontal path (ablation).
         vertical: False removes the vertical convolutions (ablation).
     """
+
+    kind = "sharpmask"
 
     def __init__(
         self,
@@ -143,6 +197,20 @@ class SharpMask(WindowNet):
                 f"schedule 'halving' divides mask_channels by {2**modules} and skip_channels by "
                 f"{2 ** (modules - 1)}: got {mask_channels} and {skip_channels}"
             )
+        self.architecture = {
+            "model": self.kind,
+            "deepmask": deepmask.architecture,
+            "mask_channels": mask_channels,
+            "skip_channels": skip_channels,
+            "lateral_channels": list(lateral_channels),
+            "schedule": schedule,
+            "upsampling": upsampling,
+            "form": form,
+            "lateral": lateral,
+            "vertical": vertical,
+        }
+        if not deepmask.architecture:
+            self.architecture = {}
         self.geometry = deepmask.geometry
         self.upsampling = upsampling
         self.deepmask = deepmask
@@ -151,30 +219,38 @@ class SharpMask(WindowNet):
         pairs = zip(reversed(deepmask.backbone.channels), lateral_channels, strict=True)
         for index, (in_channels, hidden_channels) in enumerate(pairs):
             shrink = 2**index if schedule == "halving" else 1
-            self.refinement.append(
-                RefinementModule(
-                    in_channels,
-                    hidden_channels=hidden_channels,
-                    skip_channels=skip_channels // shrink,
-                    mask_channels=mask_channels // shrink,
-                    out_channels=mask_channels // (2 * shrink if schedule == "halving" else 1),
-                    form=form,
-                    lateral=lateral,
-                    vertical=vertical,
-                )
+            widths = Widths(
+                features=in_channels,
+                hidden=hidden_channels,
+                skip=skip_channels // shrink,
+                mask=mask_channels // shrink,
+                out=mask_channels // (2 * shrink if schedule == "halving" else 1),
             )
+            if not lateral:
+                module: RefinementModule = WithoutLateral(widths, vertical=vertical)
+            elif form == "concatenated" and vertical:
+                module = Concatenated(widths)
+            else:
+                module = Refactored(widths, vertical=vertical)
+            self.refinement.append(module)
         last = mask_channels // 2**modules if schedule == "halving" else mask_channels
         self.predict = Conv2d(last, 1)
         # Torch's own start shrinks a signal with every layer: after a dozen narrow ones nothing was
         # left to learn from, and some seeds stood still.
-        for module in self.refinement.modules():
-            if isinstance(module, Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for layer in self.refinement.modules():
+            if isinstance(layer, Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         # What the last module hands over is nowhere negative. Read with positive weights it says
         # "object" everywhere, and learning to be silent on background it dies: some seeds did.
         with torch.no_grad():
             self.predict.weight[:, 0].abs_().neg_()
+
+    @classmethod
+    def of_options(cls, options: dict[str, Any]) -> "SharpMask":
+        """A SharpMask with random weights on a DeepMask made from its own architecture."""
+        deepmask = DeepMask.from_architecture(options.pop("deepmask"))
+        return cls(deepmask, **options)
 
     def encode(self, images: Tensor) -> Features:
         """Read images (B, 3, H, W), RGB 0..255: bottom-up pass and all lateral features."""

@@ -2,12 +2,17 @@
 
 import difflib
 import os
+import re
 from importlib import resources
 from pathlib import Path
 
 
 class WeightsError(ValueError):
     """A weights file or name cannot be used; the message names it and says what to do."""
+
+
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".t7", ".onnx", ".xml", ".json")
+"""What a missing file of weights may end in, unlike a repository."""
 
 
 def names() -> list[str]:
@@ -34,11 +39,16 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         path = path / "model.safetensors"
     if path.is_file():
         return path
-    if str(source).count("/") == 1 and not path.suffix and not path.parent.exists():
+    if is_repository(str(source)) and not path.parent.exists():
         return _download(str(source))
     close = difflib.get_close_matches(str(source), names(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
     raise WeightsError(f"{source}: no such weights file or name; {hint}")
+
+
+def is_repository(source: str) -> bool:
+    """Whether a text reads as a Hugging Face repository, "owner/name", rather than as a file."""
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not source.endswith(FILE_SUFFIXES)
 
 
 def _download(repository: str) -> Path:

@@ -1,28 +1,61 @@
 """What DeepMask and SharpMask share: being read as patches or images, being kept and published."""
 
+import json
 import os
 import tempfile
+import textwrap
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from sharpmask.models.sources import WeightsError, resolve
+from sharpmask.models.tensor_files import parsed, read_safetensors, save_atomically
 
 
 class WindowNet(nn.Module):
     """A network of windows that knows how it is built, and can be saved and published.
 
     Attributes:
-        architecture: What ``weights.build`` makes it from.
+        kind: What its files call its class.
+        architecture: What ``from_architecture`` makes such a network from, in JSON's types; empty
+            if its backbone is not one of the package's.
         metadata: What its file says of it besides: recipe, data, licence, figures.
     """
 
+    kind: ClassVar[str]
     architecture: dict[str, Any]
 
     def __init__(self) -> None:
         super().__init__()
         self.metadata: dict[str, Any] = {}
+
+    @classmethod
+    @abstractmethod
+    def of_options(cls, options: dict[str, Any]) -> "WindowNet":
+        """A network with random weights from its architecture, without the kind."""
+
+    @classmethod
+    def from_architecture(cls, architecture: Mapping[str, Any]) -> Self:
+        """A network of this class with random weights from its description, as files hold it.
+
+        Raises:
+            ValueError: Another class or unknown arguments.
+        """
+        try:
+            options = dict(architecture)
+            kind = options.pop("model", None)
+            if kind != cls.kind:
+                raise ValueError(f"architecture: expected {cls.kind}, got {kind!r}")
+            model = cls.of_options(options)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"architecture: {error}") from None
+        assert isinstance(model, cls)
+        return model
 
     def encode(self, images: Tensor) -> Any:
         """Read images (B, 3, H, W), RGB 0..255: everything that does not depend on a cell."""
@@ -55,11 +88,13 @@ class WindowNet(nn.Module):
         return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``folder/model.safetensors``, which ``load`` and ``from_pretrained`` read."""
-        from sharpmask.models.pretrained import save
+        """Write ``folder/model.safetensors``, which ``load`` and ``from_pretrained`` read.
 
+        Raises:
+            ValueError: Its backbone is not one of the package's, so no file can describe it.
+        """
         path = Path(folder) / "model.safetensors"
-        save(self, path, metadata=self.metadata)  # type: ignore[arg-type]
+        save(self, path, metadata=self.metadata)
         return path
 
     @classmethod
@@ -73,16 +108,7 @@ class WindowNet(nn.Module):
         Raises:
             WeightsError: There is none, or it is of another class.
         """
-        from sharpmask.models.pretrained import load
-        from sharpmask.models.sources import WeightsError
-
-        model = load(source)
-        if not isinstance(model, cls):
-            raise WeightsError(
-                f"{source}: holds a {type(model).__name__}, not a {cls.__name__}; "
-                f"use {type(model).__name__}.from_pretrained or sharpmask.load"
-            )
-        return model
+        return load_as(cls.from_architecture, source)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
         """Publish on the Hugging Face Hub; whoever is logged in there must own the repository.
@@ -93,17 +119,81 @@ class WindowNet(nn.Module):
 
         Returns:
             The address of the commit.
-        """
-        from huggingface_hub import HfApi
 
-        api = HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
+        Raises:
+            ValueError: Its backbone is not one of the package's.
+        """
+        from huggingface_hub import HfApi  # slow to import
+
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message="Upload a sharpmask model"
             )
         return str(commit)
+
+
+Net = TypeVar("Net", bound=WindowNet)
+
+
+def save(
+    model: WindowNet,
+    path: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model file, atomically.
+
+    Args:
+        model: A DeepMask or SharpMask.
+        path: A .safetensors file.
+        metadata: Recipe, data, figures: anything JSON holds.
+        dtype: Type of the stored values, e.g. float16 for half the size; theirs if None.
+
+    Raises:
+        ValueError: The model's backbone is not one of the package's.
+    """
+    if not model.architecture:
+        raise ValueError(
+            f"{path}: the model's backbone is not one of the package's, so a file cannot say how "
+            "to build it; save its state_dict() instead"
+        )
+    texts = {"architecture": json.dumps(model.architecture)}
+    texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    state = {
+        key: value.detach().to("cpu", dtype or value.dtype).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    save_atomically(state, path, texts)
+
+
+def load_as(build: Callable[[Mapping[str, Any]], Net], source: str | os.PathLike[str]) -> Net:
+    """The network of a model file, in eval mode and float32.
+
+    Args:
+        build: Makes it from the architecture in the file.
+        source: What ``load`` takes.
+
+    Raises:
+        WeightsError: No such name or file, not a model file, or damaged.
+    """
+    path = resolve(source)
+    state, texts = read_safetensors(path)
+    if "architecture" not in texts:
+        raise WeightsError(
+            f"{path}: not a sharpmask model file (no architecture in its metadata); a backbone "
+            "for training is given with --init"
+        )
+    try:
+        model = build(json.loads(texts.pop("architecture")))
+        model.load_state_dict({key: value.float() for key, value in state.items()})
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: {textwrap.shorten(str(error), 300)}") from None
+    model.metadata = parsed(texts)
+    return model.eval()
 
 
 def patch_cells(count: int) -> Int[Tensor, "count 3"]:

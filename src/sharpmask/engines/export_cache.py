@@ -1,0 +1,103 @@
+"""Exported forms of models, made when they are first needed and kept in the user's cache."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from os import utime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from filelock import FileLock
+
+from sharpmask.engines.exported import ExportedEngine, Runtime
+from sharpmask.files import LOCK, cache_folder, fingerprint, prune, replacing_folder
+from sharpmask.models.sources import WeightsError
+
+PACKAGES: dict[Runtime, tuple[str, ...]] = {
+    "openvino": ("openvino",),
+    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+}
+"""What runs exported models, and what else it takes to export them, the fastest first."""
+MAX_BYTES = 2_000_000_000
+"""What the cache of exported models may hold; the least recently used go first."""
+SEAL = "seal"
+"""File of a kept export with the fingerprint of the others."""
+
+
+def installed(runtime: Runtime) -> bool:
+    """Whether all is there that exports a model for a runtime and runs it."""
+    return all(map(find_spec, PACKAGES[runtime]))
+
+
+def exported(
+    weights: Path, runtime: Runtime, *, streams: int = 1, bfloat16: bool = False
+) -> ExportedEngine:
+    """The engine of a model file's exported form.
+
+    The form is kept by what it depends on: the weights, the package's code and the versions of
+    what exports and runs it. Of several processes that need it one makes it and the others wait.
+    Where nothing can be kept it is made for this call only.
+
+    Raises:
+        ValueError: The runtime is not installed, or the model cannot be exported.
+    """
+    if not installed(runtime):
+        raise ValueError(
+            f"engine: {runtime} needs {', '.join(PACKAGES[runtime])}; "
+            f"pip install 'sharpmask[{runtime}]'"
+        )
+
+    def start(folder: Path) -> ExportedEngine:
+        return ExportedEngine(folder, streams=streams, bfloat16=bfloat16)
+
+    folder = cache_folder() / "exported" / f"{runtime}-{_key(weights, runtime)}"
+    if ready := _kept(folder, start):
+        return ready
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / LOCK):
+            if ready := _kept(folder, start):  # made while this process waited
+                return ready
+            with replacing_folder(folder) as new:
+                _export(weights, new, runtime)
+                (new / SEAL).write_text(_seal(new))
+            prune(folder.parent, MAX_BYTES)
+            return start(folder)
+    except (OSError, NotImplementedError):  # no room, no right, or no locks there
+        with TemporaryDirectory() as temporary:
+            _export(weights, Path(temporary), runtime)
+            return start(Path(temporary))
+
+
+def _export(weights: Path, folder: Path, runtime: Runtime) -> None:
+    from sharpmask.engines.export import export  # only who exports needs torch
+    from sharpmask.models.pretrained import load
+
+    export(load(weights), folder, runtime)
+
+
+def _kept(folder: Path, start: Callable[[Path], ExportedEngine]) -> ExportedEngine | None:
+    """The engine of a kept export; None if there is none or it is damaged."""
+    with suppress(OSError, WeightsError):
+        utime(folder)  # before it is read, so that nobody prunes it meanwhile
+        if (folder / SEAL).read_text() == _seal(folder):
+            return start(folder)
+    return None
+
+
+def _seal(folder: Path) -> str:
+    """The fingerprint of all files of an export."""
+    return fingerprint(*sorted(path for path in folder.iterdir() if path.name != SEAL))
+
+
+def _key(weights: Path, runtime: Runtime) -> str:
+    """A fingerprint of all that an exported form depends on."""
+    package = Path(__file__).parents[1]
+    code = [*package.glob("engines/*.py"), *package.glob("models/*.py"), package / "geometry.py"]
+    versions = []
+    for name in ("torch", *PACKAGES[runtime]):
+        with suppress(PackageNotFoundError):  # a build under another name
+            versions.append(f"{name} {version(name)}")
+    sources = [path for path in sorted(code) if path.is_file()]
+    return fingerprint(weights, *sources, " ".join(versions).encode())

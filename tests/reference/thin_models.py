@@ -1,0 +1,25 @@
+"""Models of the package's own parts with few channels, made and exported in seconds."""
+
+import torch
+
+from sharpmask.models.pretrained import build, save
+
+
+def thin(backbone, head="c", **sharpmask_options):
+    """A model with random weights and narrow layers; a SharpMask if it is given options."""
+    torch.manual_seed(0)
+    deepmask = {"model": "deepmask", "backbone": backbone, "head": head, "vector": 16}
+    deepmask |= {"bottleneck_channels": 8, "score_channels": 16}
+    if backbone.startswith("resnet"):
+        deepmask["width"] = 8
+    if not sharpmask_options:
+        return build(deepmask)
+    return build({"model": "sharpmask", "deepmask": deepmask, **sharpmask_options})
+
+
+def thin_file(folder):
+    """A SharpMask of few layers, which torch exports to ONNX in seconds, with random weights."""
+    path = folder / "thin.safetensors"
+    if not path.exists():
+        save(thin("vgg11", mask_channels=16, skip_channels=8), path)
+    return path
