@@ -212,6 +212,7 @@ def test_the_models_masks_at_the_models_cells(net):
     canvas = np.full((256, 304, 3), 128, np.uint8)
     canvas[80:170, 80:211] = PHOTO
     with torch.inference_mode():
+        net.eval()
         features = net.encode(torch.from_numpy(canvas).permute(2, 0, 1)[None].float())
         scores = net.score(features)[0]
         best = scores.flatten().argsort(descending=True, stable=True)[:6]
