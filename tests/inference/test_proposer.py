@@ -220,6 +220,7 @@ def test_the_models_masks_at_the_models_cells(net):
     canvas = np.full((256, 304, 3), 128, np.uint8)
     canvas[80:170, 80:211] = PHOTO
     with torch.inference_mode():
+        net.eval()
         features = net.encode(torch.from_numpy(canvas).permute(2, 0, 1)[None].float())
         scores = net.score(features)[0]
         best = scores.flatten().argsort(descending=True, stable=True)[:6]
@@ -292,7 +293,7 @@ def test_quality_is_the_mean_probability_inside(threshold):
 class DoubtfulEngine(CellEngine):
     """Masks of different certainty, shape and place, so that ranks change and some repeat."""
 
-    def decode(self, features, cells):
+    def decode(self, features, level, cells):
         self.batches.append(len(cells))
         logits = np.full((len(cells), 32, 32), -4.0)
         for mask, (row, column) in zip(logits, cells, strict=True):
@@ -373,7 +374,7 @@ def test_few_candidates_are_spread_over_the_photo():
 
 def test_nothing_to_rank():
     nothing = Proposer(CellEngine(), scales=[0.0])
-    nothing.engine.decode = lambda features, cells: np.full((len(cells), 32, 32), -5.0)
+    nothing.engine.decode = lambda features, level, cells: np.full((len(cells), 32, 32), -5.0)
     assert len(nothing(PHOTO)) == 0
 
 
@@ -382,7 +383,7 @@ def test_nothing_to_rank():
 
 def test_masks_that_are_empty_are_no_proposals():
     class Blank(CellEngine):
-        def decode(self, features, cells):
+        def decode(self, features, level, cells):
             return np.where(cells[:, :1, None] % 2, 5.0, -5.0) * np.ones((1, 32, 32))
 
     engine = Blank()

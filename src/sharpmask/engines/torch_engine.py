@@ -65,7 +65,7 @@ class TorchEngine:
         own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.encoder, self.decoder = Encoder(own), Decoder(own)
         with starting:
-            # Not a whole answer: after one a forked process could not use torch (docs/export.md).
+            # All that torch's binding sets up with Python's lock held: its way to numpy.
             to_numpy(torch.from_numpy(np.zeros(1, np.float32)))
             if compiled:
                 self.encoder.compile(dynamic=True)

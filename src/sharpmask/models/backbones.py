@@ -337,9 +337,9 @@ def build_backbone(
     if padding not in ("symmetric", "zero"):
         raise ValueError(f"padding: expected symmetric or zero, got {padding!r}")
     if width is not None and name not in RESNETS:
-        raise ValueError(f"width: only a ResNet has one to choose, {name} has not; leave it out")
+        raise ValueError(f"width: only a ResNet's can be chosen, not that of {name}; leave it out")
     if depths is not None and name not in (*RESNETS, *VGGS):
-        raise ValueError(f"depths: {name} has none to choose; leave them out")
+        raise ValueError(f"depths: {name} has but one form; leave them out")
     given = {"depths": depths, "width": width}
     options = {key: value for key, value in given.items() if value is not None}
     return BACKBONES[name](padding=padding, **options)
