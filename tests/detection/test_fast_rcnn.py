@@ -10,7 +10,8 @@ from torch import nn
 
 from sharpmask.boxes import decode_boxes, encode_boxes
 from sharpmask.coco.annotations import load_coco
-from sharpmask.detection.detector import Category, Detector
+from sharpmask.detection.detections import Category
+from sharpmask.detection.detector import Detector
 from sharpmask.detection.fast_rcnn import (
     BOX_DEVIATIONS,
     FastRCNN,
@@ -26,7 +27,8 @@ from sharpmask.detection.region_batches import (
     mirrored,
     sample_regions,
 )
-from sharpmask.detection.regions import Matches, Regions
+from sharpmask.detection.matching import Matches
+from sharpmask.detection.regions import Regions
 from sharpmask.detection.training import complete_photos, fit_fast_rcnn
 from sharpmask.models.backbones import BACKBONES, Backbone
 from sharpmask.models.pretrained import build, save

@@ -71,7 +71,6 @@ def run(output, model=None, **options):
         "validate": toy_figures,
         "recipe": RECIPE,
         "workers": 0,
-        "console_progress": False,
     }
     return fit(Toy() if model is None else model, output=output, **{**usual, **options})
 

@@ -8,12 +8,12 @@ import typer
 
 from sharpmask.cli.console import clear_errors
 from sharpmask.cli.photos import overlay_paths, records_by, settings_of, write_records
-from sharpmask.detection.detector import Detector
+from sharpmask.detection.detector import MIN_SCORE, Detector
 from sharpmask.detection.files import load_classifier
-from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.detection.proposing import load_proposer, proposer_source
+from sharpmask.engines.load import EngineName
 from sharpmask.images import list_images
 from sharpmask.inference.batch import streams_for
-from sharpmask.inference.proposer import Proposer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -27,7 +27,7 @@ def detect(
     weights: Annotated[
         str | None, typer.Option(help="Model that proposes; the one it was trained with.")
     ] = None,
-    min_score: Annotated[float, typer.Option(help="Detections below are left out.")] = 0.05,
+    min_score: Annotated[float, typer.Option(help="Detections below are left out.")] = MIN_SCORE,
     overlay: Annotated[bool, typer.Option(help="Draw the objects on the photo.")] = True,
     overlay_score: Annotated[float, typer.Option(help="Objects drawn score as much.")] = 0.2,
     engine: Annotated[EngineName, typer.Option(help="What runs the proposer.")] = "auto",
@@ -39,21 +39,14 @@ def detect(
     """
     with clear_errors():
         classifier = load_classifier(detector)
-        trained_with = classifier.metadata.get("proposals", {})
-        source = weights or trained_with.get("weights")
-        if source is None:
-            raise ValueError(
-                "--weights: this detector was trained on the proposals of a file; name the model "
-                "that is to propose"
-            )
+        source = weights or proposer_source(classifier.metadata, detector)
         paths = list_images(images)
         streams = streams_for(len(paths))
         threads = torch.get_num_threads()
-        proposer = Proposer(
-            load_engine(source, engine, device, streams=streams),
-            num_proposals=trained_with.get("num_proposals", 200),
-            scales=trained_with.get("scales", "default"),
-        )
+        proposer = load_proposer(
+            classifier.metadata, detector, weights=source, engine=engine, device=device,
+            streams=streams,
+        )  # fmt: skip
         # Each stream reads the regions of its photo with its share of the cores.
         torch.set_num_threads(max(1, threads // streams))
         find = Detector(classifier, proposer, min_score=min_score)

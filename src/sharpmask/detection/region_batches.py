@@ -13,7 +13,8 @@ from sharpmask.boxes import encode_boxes
 from sharpmask.coco.annotations import CocoDataset, CocoImage
 from sharpmask.data.patches import PhotoCache, augment
 from sharpmask.detection.fast_rcnn import BOX_DEVIATIONS, RegionBatch, scale_photo
-from sharpmask.detection.regions import Matches, Regions, match
+from sharpmask.detection.matching import Matches, match
+from sharpmask.detection.regions import Regions
 
 REGIONS = 64
 """Regions of a photo in a batch."""

@@ -5,6 +5,8 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from sharpmask.files import fingerprint
+
 
 class WeightsError(ValueError):
     """A weights file or name cannot be used; the message names it and says what to do."""
@@ -39,6 +41,18 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     close = difflib.get_close_matches(str(source), names(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
     raise WeightsError(f"{source}: no such weights file or name; {hint}")
+
+
+def source_fingerprint(source: str | os.PathLike[str]) -> str:
+    """16 hexadecimal digits that tell what a source holds: a model, or an exported model's folder.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "model.safetensors").exists():
+        return fingerprint(*sorted(file for file in folder.iterdir() if file.is_file()))[:16]
+    return fingerprint(resolve(source))[:16]
 
 
 def _download(repository: str) -> Path:
