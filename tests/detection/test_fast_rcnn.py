@@ -20,6 +20,7 @@ from sharpmask.detection.fast_rcnn import (
     scale_photo,
 )
 from sharpmask.detection.files import load_classifier, save_classifier
+from sharpmask.detection.matching import Matches
 from sharpmask.detection.rcnn import RCNN, RegionNet
 from sharpmask.detection.region_batches import (
     RegionDataset,
@@ -27,7 +28,6 @@ from sharpmask.detection.region_batches import (
     mirrored,
     sample_regions,
 )
-from sharpmask.detection.matching import Matches
 from sharpmask.detection.regions import Regions
 from sharpmask.detection.training import complete_photos, fit_fast_rcnn
 from sharpmask.models.backbones import BACKBONES, Backbone

@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from toy_run import RECIPE, Numbers, Toy, run, toy_figures, toy_loss
 
 import sharpmask
-from sharpmask.training import loop
-from sharpmask.training.loop import StepBatches, averaged, make_optimizer
+from sharpmask.files import owned
+from sharpmask.training import metrics_log
+from sharpmask.training.learner import make_optimizer, swapped
+from sharpmask.training.loop import StepBatches
 from tolerances import DOUBLE
 
 SPEED = ("samples_per_s", "waiting_for_data")
@@ -76,7 +78,7 @@ def slow_fit(model, recipe):
     memory = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in parameters.items()}
     losses = []
     for step in range(recipe.steps):
-        epoch, position = divmod(step, recipe.validate_every)
+        epoch, position = divmod(step, recipe.epoch_steps)
         numbers = range(position * recipe.batch_size, (position + 1) * recipe.batch_size)
         batch = torch.stack([Numbers()[epoch, k] for k in numbers])
         total = sum(toy_loss(model, batch).values())
@@ -122,7 +124,7 @@ def slow_fit(model, recipe):
         {},
         {"clip_norm": 0.0, "ema_decay": 0.3},
         {"optimizer": "sgd", "weight_decay": 0.01},
-        {"optimizer": "sgd", "schedule": "steps", "batch_size": 3, "validate_every": 7},
+        {"optimizer": "sgd", "schedule": "steps", "batch_size": 3, "epoch_steps": 7},
     ],
 )
 def test_fit_is_the_slow_loop(tmp_path, settings):
@@ -265,12 +267,13 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole, call, number, left):
     found = {path.name: steps_done(path) for path in tmp_path.glob("checkpoint*.safetensors")}
     assert found == left
     # What was being written lies beside them and does no harm.
-    part = tmp_path / ".checkpoint.safetensors.part"
+    (part,) = tmp_path.glob(".*.part")
     share = part.stat().st_size / (whole[0] / "checkpoint.safetensors").stat().st_size
     assert share == pytest.approx(0.5 if call == "write" else 1, rel=0.01)
     model = Toy()
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
-    assert not part.exists()
+    with owned(tmp_path):
+        assert not part.exists()
+        assert_same_run(whole, tmp_path, model, run(tmp_path, model))
 
 
 def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path, whole):
@@ -337,7 +340,7 @@ def test_workers_change_nothing(tmp_path, whole):
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_the_processes_share_each_batch(world_size):
-    recipe = dataclasses.replace(RECIPE, steps=7, validate_every=3)
+    recipe = dataclasses.replace(RECIPE, steps=7, epoch_steps=3)
     parts = [list(StepBatches(recipe, 2, rank, world_size)) for rank in range(world_size)]
     assert [len(part) for part in parts] == [5] * world_size
     assert len(StepBatches(recipe, 2, 0, world_size)) == 5
@@ -428,7 +431,9 @@ def test_a_folder_with_another_recipe_is_refused(tmp_path):
     run(tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     other = dataclasses.replace(RECIPE, learning_rate=0.1, steps=30)
-    with pytest.raises(ValueError, match=r"settings \(steps, learning_rate\); give another --out"):
+    with pytest.raises(
+        ValueError, match=r"settings \(steps: 20 there, 30 now; learning_rate: 0\.05"
+    ):
         run(tmp_path, recipe=other, loss=never)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
@@ -480,7 +485,7 @@ def test_metrics_are_one_json_object_a_line(tmp_path, monkeypatch):
     # once while learning makes a second a step.
     ticks = itertools.count(0, 0.5)
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(metrics_log, "time", clock)
     run(tmp_path, recipe=dataclasses.replace(RECIPE, steps=27, validate_every=10))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], *line) for line in lines] == [
@@ -532,20 +537,19 @@ def test_tensorboard_has_the_figures_too(tmp_path):
     assert all(name in content for name in (b"fit", b"val_size", b"samples_per_s"))
 
 
-def test_the_progress_bar_counts_steps_and_loss(tmp_path, capsys):
-    run(tmp_path, console_progress=True)
-    shown = capsys.readouterr().out
-    assert "20/20" in shown
-    assert "samples/s" in shown
-    losses = [line for line in metrics(tmp_path) if "fit" in line][-1]
-    assert f"loss {losses['fit'] + losses['size']:.3f}" in shown
+def test_each_step_is_told_with_its_loss(tmp_path):
+    told = []
+    run(tmp_path, on_step=lambda done, loss: told.append((done, loss)))
+    assert [done for done, _ in told] == list(range(1, 21))
+    last = [line for line in metrics(tmp_path) if "fit" in line][-1]
+    assert told[-1][1] == pytest.approx(last["fit"] + last["size"], rel=1e-12)
 
 
 def test_averaged_weights_are_there_for_a_while():
     model = Toy()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     average = {name: torch.full_like(p, 7.0) for name, p in before.items() if "weight" in name}
-    with averaged(model, average):
+    with swapped(dict(model.named_parameters()), average):
         for name, p in model.named_parameters():
             assert torch.all(p == 7) if "weight" in name else torch.equal(p, before[name])
     assert_same_bits(dict(model.named_parameters()), before)

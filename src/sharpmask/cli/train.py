@@ -12,7 +12,8 @@ from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, complain, out
 from sharpmask.cli.train_progress import StepProgress, stop_reported, track
-from sharpmask.detection.training import Kind, Proposing, train_detector
+from sharpmask.detection.proposing import Proposing
+from sharpmask.detection.training import Kind, train_detector
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.training.origin import MODEL
 from sharpmask.training.recipes import RECIPES, Recipe, change, fast_rcnn

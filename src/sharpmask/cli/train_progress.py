@@ -89,7 +89,8 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         self.progress.update(task.id, completed=done, loss=loss, rate=rate)
 
     def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
+        if self.progress.tasks:
+            self.progress.stop()
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:

@@ -123,15 +123,15 @@ def proposer_source(metadata: Mapping[str, Any], detector: str | PathLike[str]) 
     source = note.get("weights")
     if source is None:
         raise ValueError(
-            f"{detector}: it was trained on the proposals of a file; name the model that is to "
-            "propose with weights (--weights)"
+            f"{detector}: this detector was trained on the proposals of a file; name the model "
+            "that is to propose (--weights)"
         )
     try:
         found = source_fingerprint(source)
     except WeightsError:
         raise ValueError(
-            f"{detector}: the model that proposed when it was trained, {source}, is not there; put "
-            "it back, or name another model with weights (--weights)"
+            f"{detector}: the model that proposed when this detector was trained, {source}, is not "
+            "there; put it back, or name another model (--weights)"
         ) from None
     if found != note.get("fingerprint", found):
         warnings.warn(

@@ -98,8 +98,6 @@ def train_detector(
     """
     recipe = recipe or fast_rcnn()
     proposing = proposing or Proposing()
-    if val and proposing.file and not proposing.val_file:
-        raise ValueError("val_proposals: give the proposals of the photos of --val too")
     fabric = fabric or Fabric(accelerator="auto", devices=1)
     fabric.launch()
     is_first = fabric.is_global_zero
@@ -107,7 +105,6 @@ def train_detector(
     # What is wrong with these is found before the folder is made and all photos are read.
     stated = load_coco(train, images)
     stated_val = load_coco(val, images) if val else None
-    note, used = proposing.note(), proposing.origin()
     with only_run(output, fabric):
         data = complete_photos(readable(stated, names_of(train), say))
         validation = readable(stated_val, val.name, say) if val and stated_val else None
@@ -117,6 +114,8 @@ def train_detector(
         say(f"{len(names)} categories: {', '.join(names)}")
         if val:
             average_precision(val, [], categories=names)  # finds what is wrong with the file
+            if proposing.file and not proposing.val_file:
+                raise ValueError("--val-proposals: give the proposals of the photos of --val too")
         torch.manual_seed(recipe.seed)
         net = RegionNet(backbone) if kind == "rcnn" else FastRCNN(chosen, backbone=backbone)
         load_backbone(net.backbone, init, tail=net.tail)
@@ -126,7 +125,7 @@ def train_detector(
             "backbone": backbone,
             "category": names,
             "init": source_fingerprint(init),
-            **used,
+            **proposing.origin(),
             **data_origin(data, validation, images),
         }
         remember(output, origin, report=say, write=is_first)
@@ -135,7 +134,7 @@ def train_detector(
         if val and validation:
             validate = detection_figures(val, find(validation.images, proposing.val_file))
         photos = find(data.images, proposing.file)
-        metadata = {"proposals": note, "data": {"photos": len(photos)}}
+        metadata = {"proposals": proposing.note(), "data": {"photos": len(photos)}}
         if isinstance(net, RegionNet):
             file = fit_rcnn(
                 net.to(fabric.device), photos, data, numbers, output=output, metadata=metadata,

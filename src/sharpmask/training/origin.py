@@ -105,7 +105,10 @@ def data_origin(
         return f"{counts} [{fingerprint(*parts)[:8]}]"
 
     photos = sorted({image.path for d in (data, validation) if d for image in d.images})
-    sizes = [(path.relative_to(images).as_posix(), path.stat().st_size) for path in photos]
+    sizes = [
+        (path.relative_to(images).as_posix(), path.stat().st_size if path.exists() else None)
+        for path in photos
+    ]
     return {
         "train": of_labels(data),
         "val": of_labels(validation) if validation else None,

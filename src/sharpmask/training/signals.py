@@ -1,5 +1,6 @@
 """Signals that ask a run to stop are noted, so that the step can be finished and saved."""
 
+import os
 import signal
 import threading
 from contextlib import AbstractContextManager
@@ -58,6 +59,20 @@ class DeferredSignals(AbstractContextManager["DeferredSignals"]):
 
 
 def ignore_signals(worker: int) -> None:  # noqa: ARG001 - a DataLoader gives its index
-    """For processes that prepare data: the main one, which hears the signal too, ends them."""
+    """For processes that prepare data: they end when the main one wants it, whoever asks that.
+
+    A signal to the whole group reaches them too, while the main process still needs their batches.
+    It may itself end them by SIGTERM, so it matters who sent it.
+    """
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

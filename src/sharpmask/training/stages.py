@@ -136,7 +136,7 @@ def train_sharpmask(
     recipe = recipe or recipes.sharpmask()
     first = load(deepmask)
     if not isinstance(first, DeepMask):
-        raise ValueError(f"deepmask: {deepmask} is a SharpMask; give a DeepMask")
+        raise ValueError(f"--deepmask {deepmask}: this is a SharpMask; give a DeepMask")
     torch.manual_seed(recipe.seed)
     model = build({"model": "sharpmask", "deepmask": first.architecture, **architecture})
     assert isinstance(model, SharpMask)
