@@ -28,6 +28,7 @@ from machine import store
 from sharpmask.cli.evaluate import evaluate_model
 from sharpmask.coco.annotations import CocoDataset, load_coco
 from sharpmask.coco.results import GroundTruth, load_ground_truth
+from sharpmask.files import write_json
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import Model, build, load_backbone
@@ -114,9 +115,7 @@ def main() -> None:
             models[row.name] = model = trained(row, models, data, arguments)
             measured = run_folder(row, arguments.runs) / "measured.json"
             if not measured.exists():
-                measured.parent.mkdir(parents=True, exist_ok=True)
-                figures = measure(model, validation, truth, arguments.images)
-                measured.write_text(json.dumps(figures))
+                write_json(measured, measure(model, validation, truth, arguments.images))
             table[row.name] |= json.loads(measured.read_text())
             print(row.name, table[row.name], flush=True)
     for row in ROWS:

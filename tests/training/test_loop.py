@@ -2,10 +2,12 @@ import dataclasses
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +16,16 @@ import pytest
 import torch
 import toy_run
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toy_run import RECIPE, Numbers, Toy, run, toy_figures, toy_loss
 
 import sharpmask
 from sharpmask.files import owned
-from sharpmask.training import metrics_log
+from sharpmask.training import loop, metrics_log
+from sharpmask.training.checkpoint import digest, read_checkpoint
 from sharpmask.training.learner import make_optimizer, swapped
 from sharpmask.training.loop import StepBatches
+from sharpmask.training.signals import Stopped
 from tolerances import DOUBLE
 
 SPEED = ("samples_per_s", "waiting_for_data")
@@ -335,6 +339,142 @@ def test_workers_change_nothing(tmp_path, whole):
     assert_same_run(whole, tmp_path, model, run(tmp_path, model, workers=2))
 
 
+@pytest.mark.parametrize("validate_every", [1, 3, 20])
+def test_validation_frequency_changes_no_weight(tmp_path, whole, validate_every):
+    model = Toy()
+    run(tmp_path, model, recipe=dataclasses.replace(RECIPE, validate_every=validate_every))
+    assert_same_bits(model.state_dict(), whole[1].state_dict())
+    assert_same_bits(checkpoint(tmp_path), checkpoint(whole[0]))
+
+
+def test_validation_frequency_may_change_on_the_way(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loss=at_step(6, interrupt))
+    model = Toy()
+    run(tmp_path, model, recipe=dataclasses.replace(RECIPE, validate_every=7))
+    assert_same_bits(model.state_dict(), whole[1].state_dict())
+
+
+def test_saving_by_time_changes_no_weight_and_nothing_is_lost(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_S", 0)
+
+    def fail(terms, model):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run(tmp_path, loss=at_step(3, fail))
+    assert steps_done(tmp_path) == 3
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
+
+
+def test_the_model_is_saved_averaged_with_its_figures_and_steps(tmp_path, whole):
+    saved, model = [], Toy()
+
+    def save(figures, done):
+        assert not model.training
+        saved.append((done, figures, {k: v.clone() for k, v in model.state_dict().items()}))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, model, loss=at_step(6, interrupt), save=save)
+    assert [(done, bool(figures)) for done, figures, _ in saved] == [(5, True), (7, False)]
+    for name, value in checkpoint(tmp_path).items():
+        part, _, key = name.partition(".")
+        if part == "average":
+            assert torch.equal(saved[-1][2][key], value)
+    run(tmp_path, model, save=save)
+    assert [done for done, _, _ in saved[2:]] == [10, 15, 20]
+    assert_same_bits(saved[-1][2], whole[1].state_dict())
+    assert saved[-1][1] == whole[2]
+
+
+# --- signals ---
+
+
+def test_sigterm_is_noted_however_often_it_comes(tmp_path, whole):
+    """``timeout`` sends it twice: to the process and to its group."""
+
+    def terminate(terms, model):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped by SIGTERM; 8 of 20 steps are saved") as stopped:
+        run(tmp_path, loss=at_step(7, terminate))
+    assert stopped.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
+
+
+def test_ctrl_c_after_sigterm_stops_at_once(tmp_path):
+    def both(terms, model):
+        signal.raise_signal(signal.SIGTERM)
+        interrupt(terms, model)
+
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        run(tmp_path, loss=at_step(7, both))
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
+def test_sigterm_stops_a_run_that_ignores_other_signals(tmp_path, ignored):
+    """As under ``nohup``, and in the background of a script."""
+    before = signal.signal(ignored, signal.SIG_IGN)
+
+    def stop(terms, model):
+        signal.raise_signal(ignored)
+        signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with pytest.raises(Stopped, match="SIGTERM; 8 of 20"):
+            run(tmp_path, loss=at_step(7, stop))
+        assert signal.getsignal(ignored) is signal.SIG_IGN
+    finally:
+        signal.signal(ignored, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_ends_a_run_in_order(tmp_path, whole, number):
+    """A process with two workers; the signal reaches them too."""
+
+    def train():
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            run(tmp_path, workers=2, loss=at_step(7, lambda *_: os.killpg(0, number)))
+        except Stopped as stopped:
+            os._exit(128 + stopped.signal)
+
+    child = toy_run.in_child(train)
+    _, ending = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(ending) == 128 + number
+    assert steps_done(tmp_path) == 8
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_workers_end_with_a_run_that_fails(tmp_path):
+    """Also while the error, and with it the loader, is kept."""
+
+    def train():
+        with pytest.raises(MemoryError) as kept:
+            run(tmp_path, workers=1, loss=at_step(2, fail))
+        assert kept.value
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+            worker.join(20)
+            assert worker.exitcode is not None
+        os._exit(7)
+
+    def fail(terms, model):
+        raise MemoryError
+
+    _, ending = os.waitpid(toy_run.in_child(train), 0)
+    assert os.waitstatus_to_exitcode(ending) == 7
+
+
 # --- several processes ---
 
 
@@ -470,11 +610,27 @@ def test_after_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, whole):
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
     with pytest.raises(ValueError, match="not a checkpoint of a training run"):
         run(tmp_path, loss=never)
+
+
+def test_a_checkpoint_of_version_0_1_is_gone_on_with(tmp_path, whole):
+    """It had one number for epochs and validation."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loss=at_step(6, interrupt))
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, metadata = read_checkpoint(path)
+    recipe = json.loads(metadata["recipe"])
+    del recipe["epoch_steps"]
+    metadata["recipe"] = json.dumps(recipe)
+    metadata["sha256"] = digest(tensors, metadata)
+    save_file(tensors, path, metadata)
+    other = dataclasses.replace(RECIPE, epoch_steps=6)
+    with pytest.raises(ValueError, match="epoch_steps: 5 there, 6 now"):
+        run(tmp_path, recipe=other, loss=never)
+    model = Toy()
+    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
 
 
 # --- metrics ---
@@ -543,6 +699,15 @@ def test_each_step_is_told_with_its_loss(tmp_path):
     assert [done for done, _ in told] == list(range(1, 21))
     last = [line for line in metrics(tmp_path) if "fit" in line][-1]
     assert told[-1][1] == pytest.approx(last["fit"] + last["size"], rel=1e-12)
+
+
+def test_tensorboard_is_closed_in_the_end(tmp_path):
+    threads = threading.active_count()
+    run(tmp_path)
+    assert threading.active_count() == threads
+    if Path("/proc/self/fd").exists():
+        names = {os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()}
+        assert not [name for name in names if "tfevents" in name]
 
 
 def test_averaged_weights_are_there_for_a_while():
