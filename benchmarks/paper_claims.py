@@ -205,7 +205,7 @@ def trained(
         data=data,
         validation=None,
         recipe=replace(
-            recipe, steps=steps, warmup_steps=steps // 10, validate_every=max(1, steps // 4)
+            recipe, steps=steps, warmup_steps=steps // 10, epoch_steps=max(1, steps // 4)
         ),
         output=run_folder(row, arguments.runs),
         fabric=Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"),
