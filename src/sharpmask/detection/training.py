@@ -27,7 +27,9 @@ from sharpmask.training.loop import fit
 from sharpmask.training.origin import (
     MODEL,
     Report,
+    StrPath,
     data_origin,
+    files_of,
     names_of,
     only_run,
     readable,
@@ -49,11 +51,11 @@ def unseen(items: Iterable[Item], description: str, total: int | None = None) ->
 
 def train_detector(
     *,
-    train: Sequence[Path],
-    images: Path,
-    output: Path,
-    init: str,
-    val: Path | None = None,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    output: StrPath,
+    init: StrPath,
+    val: StrPath | None = None,
     kind: Kind = "rcnn",
     backbone: str = "mobilenet_v2",
     categories: Sequence[str] = (),
@@ -96,6 +98,8 @@ def train_detector(
         ValueError: Bad data or options, the folder holds another run, or another run writes there.
         Stopped: After Ctrl-C or SIGTERM, when the state of "fast-rcnn" is saved.
     """
+    files, images, output = files_of(train), Path(images), Path(output)
+    val = Path(val) if val else None
     recipe = recipe or fast_rcnn()
     proposing = proposing or Proposing()
     fabric = fabric or Fabric(accelerator="auto", devices=1)
@@ -103,10 +107,10 @@ def train_detector(
     is_first = fabric.is_global_zero
     say = report if is_first else silent
     # What is wrong with these is found before the folder is made and all photos are read.
-    stated = load_coco(train, images)
+    stated = load_coco(files, images)
     stated_val = load_coco(val, images) if val else None
     with only_run(output, fabric):
-        data = complete_photos(readable(stated, names_of(train), say))
+        data = complete_photos(readable(stated, names_of(files), say))
         validation = readable(stated_val, val.name, say) if val and stated_val else None
         numbers = frequent_categories(data, min_objects, categories)
         chosen = chosen_categories(data, numbers)

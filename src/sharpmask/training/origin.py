@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ ORIGIN = "origin.json"
 """File of a run's folder that says what it learns from."""
 MODEL = "model.safetensors"
 
+StrPath = str | PathLike[str]
 Report = Callable[[str], None]
 """Is told, in one line, what a user should know of."""
 
@@ -70,6 +72,12 @@ def readable(stated: CocoDataset, name: str, report: Report) -> CocoDataset:
         f"{len(data.categories)} categories"
     )
     return data
+
+
+def files_of(files: StrPath | Sequence[StrPath]) -> list[Path]:
+    """One file or several."""
+    given = [files] if isinstance(files, str | PathLike) else files
+    return [Path(file) for file in given]
 
 
 def names_of(files: Sequence[Path]) -> str:

@@ -27,7 +27,9 @@ from sharpmask.training.losses import patch_loss, scene_loss
 from sharpmask.training.origin import (
     MODEL,
     Report,
+    StrPath,
     data_origin,
+    files_of,
     names_of,
     objects_in,
     only_run,
@@ -50,11 +52,11 @@ GAIN = "gain"
 
 def train_deepmask(
     *,
-    train: Sequence[Path],
-    images: Path,
-    output: Path,
-    val: Path | None = None,
-    init: str | None = None,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    output: StrPath,
+    val: StrPath | None = None,
+    init: StrPath | None = None,
     recipe: Recipe | None = None,
     fabric: Fabric | None = None,
     workers: int = 1,
@@ -68,7 +70,7 @@ def train_deepmask(
     with a run that was stopped.
 
     Args:
-        train: COCO annotation files.
+        train: COCO annotation file or files.
         images: Folder of the photos.
         output: Folder of the run.
         val: COCO annotation file to measure on; its photos lie in ``images`` too.
@@ -101,11 +103,11 @@ def train_deepmask(
 
 def train_sharpmask(
     *,
-    train: Sequence[Path],
-    images: Path,
-    output: Path,
-    deepmask: str,
-    val: Path | None = None,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    output: StrPath,
+    deepmask: StrPath,
+    val: StrPath | None = None,
     recipe: Recipe | None = None,
     fabric: Fabric | None = None,
     workers: int = 1,
@@ -159,12 +161,12 @@ def train_sharpmask(
 
 def _train_on_files(
     model: Model,
-    files: Sequence[Path],
-    images: Path,
-    val: Path | None,
+    train_files: StrPath | Sequence[StrPath],
+    images: StrPath,
+    val: StrPath | None,
     *,
     recipe: Recipe,
-    output: Path,
+    output: StrPath,
     fabric: Fabric | None,
     workers: int,
     report: Report,
@@ -172,6 +174,8 @@ def _train_on_files(
     origin: Mapping[str, Any],
 ) -> dict[str, float]:
     """Read the data, note what the run learns from, train."""
+    files, images, output = files_of(train_files), Path(images), Path(output)
+    val = Path(val) if val else None
     fabric = fabric or Fabric(accelerator="auto", devices=1)
     fabric.launch()
     is_first = fabric.is_global_zero
