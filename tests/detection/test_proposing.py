@@ -48,7 +48,7 @@ def test_a_detector_is_loaded_with_its_proposer_and_maps_photos_in_order(folder,
     assert detector.proposer.num_proposals == 7
     paths = photos(tmp_path)
     paths[1].write_bytes(b"no picture")
-    found = list(detector.map(iter(paths), streams=3))
+    found = list(detector.map(iter(paths)))
     assert [path for path, _ in found] == paths
     assert isinstance(found[1][1], ImageError)
     for path, detections in (found[0], found[2], found[3]):

@@ -53,7 +53,7 @@ class SceneBatch(NamedTuple):
 
 
 def collate_scenes(items: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> SceneBatch:
-    """Stack scenes; cells get the number of their image."""
+    """Stack scenes; cells get the index of their image."""
     images, labels, cells, masks = zip(*items, strict=True)
     numbered = [F.pad(c, (1, 0), value=k) for k, c in enumerate(cells)]
     return SceneBatch(

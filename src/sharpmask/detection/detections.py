@@ -46,7 +46,7 @@ class Detections:
     Attributes:
         image: The photo, RGB.
         categories: All that the detector knows.
-        labels: Number of each object's category.
+        labels: Index in ``categories`` of each object's category.
         scores: 0 to 1, descending.
         boxes: xyxy, pixels; refined, so not the tight boxes of the masks.
         rles: The masks of the winning proposals; None where proposals had none.

@@ -131,31 +131,26 @@ class Detector:
             None if regions.rles is None else tuple(regions.rles[k] for k in chosen),
         )
 
-    def map(
-        self, photos: Iterable[Photo], *, streams: int | None = None
-    ) -> Iterator[tuple[Photo, Detections | ImageError]]:
-        """Detect objects in many photos, several at once.
+    def map(self, photos: Iterable[Photo]) -> Iterator[tuple[Photo, Detections | ImageError]]:
+        """Detect objects in many photos, some at the same time.
+
+        A photo that cannot be read costs itself alone: its error takes the place of its detections.
 
         Args:
             photos: Paths, PIL images or arrays.
-            streams: Photos read at once; as many as there are cores, up to four, if None.
 
         Yields:
-            Each photo, in order, with its detections, or with the error if it cannot be read.
+            Each photo as it was given, in order, with its detections or its error.
         """
-        kept: list[Photo] = []
 
-        def noted() -> Iterator[Photo]:
-            for photo in photos:
-                kept.append(photo)
-                yield photo
-
-        for call in map_ordered(self, noted(), streams or streams_for(MAX_STREAMS)):
+        def detect(photo: Photo) -> tuple[Photo, Detections | ImageError]:
             try:
-                found: Detections | ImageError = call.result()
+                return photo, self(photo)
             except ImageError as error:
-                found = error
-            yield kept.pop(0), found
+                return photo, error
+
+        for call in map_ordered(detect, photos, streams_for(MAX_STREAMS)):
+            yield call.result()
 
     def _best(
         self, scores: Float[np.ndarray, " n"], boxes: Float[np.ndarray, "n 4"]

@@ -88,7 +88,7 @@ class FastRCNN(nn.Module):
         Args:
             images: A batch (B, 3, H, W), RGB 0..255.
             boxes: Regions, xyxy, pixels of the images.
-            numbers: Image of each region.
+            numbers: Index in the batch of each region's image.
         """
         maps = self.backbone(self.normalize(images))
         fine, coarse = self.fine(maps[-1]), self.coarse(self.tail(maps[-1]))
@@ -135,7 +135,7 @@ class RegionBatch(NamedTuple):
     Attributes:
         images: RGB, padded on the right and below to a common size.
         boxes: Regions, xyxy, pixels of the images.
-        numbers: Image of each region.
+        numbers: Index in the batch of each region's image.
         labels: Category of each region; the number of categories stands for background.
         deltas: What moves a region to its object, in ``BOX_DEVIATIONS``.
     """

@@ -349,6 +349,6 @@ def validation_patches(
         center = ((left + right) / 2, (top + bottom) / 2)
         rng = np.random.default_rng(0)
         items.append(patches.cut(Patch(i, j, center, scale, False, True, True), rng))
-        # Numbers 2, 5, 8 ... of a joint sampler are negatives.
+        # Samples 2, 5, 8 ... of a joint sampler are negatives.
         items.append(patches[0, 3 * number + 2])
     return [collate(items[k : k + batch_size]) for k in range(0, len(items), batch_size)]
