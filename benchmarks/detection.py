@@ -28,17 +28,18 @@ from sharpmask.coco.annotations import CocoDataset, CocoImage, load_coco
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.fast_rcnn import FastRCNN
 from sharpmask.detection.files import load_classifier
+from sharpmask.detection.matching import frequent_categories
+from sharpmask.detection.proposing import Photos
 from sharpmask.detection.rcnn import RegionNet
-from sharpmask.detection.regions import (
+from sharpmask.detection.region_sources import (
     CachedRegions,
     FileRegions,
-    Regions,
     RegionSource,
-    frequent_categories,
     regions_of_all,
 )
+from sharpmask.detection.regions import Regions
 from sharpmask.detection.training import (
-    Photos,
+    MEASURED_SCORE,
     chosen_categories,
     complete_photos,
     detection_figures,
@@ -46,6 +47,7 @@ from sharpmask.detection.training import (
     fit_rcnn,
 )
 from sharpmask.engines.load import load_engine
+from sharpmask.files import write_json
 from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import load_backbone
@@ -80,7 +82,7 @@ def main() -> None:
             output = arguments.work / f"{kind} {method}".replace(" ", "_").lower()
             if not (output / "model.safetensors").exists():
                 train(kind, photos, data, numbers, arguments.init, output)
-            detector = Detector(load_classifier(output))
+            detector = Detector(load_classifier(output), min_score=MEASURED_SCORE)
             for count in COUNTS:
                 measure = detection_figures(arguments.val, best(measured_on, count))
                 measured = kept(output / f"{count}.json", partial(measure, detector))
@@ -101,8 +103,7 @@ def main() -> None:
 def kept(file: Path, compute: Callable[[], Any]) -> Any:
     """The content of a JSON file, computed if it is not there."""
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(compute()))
+        write_json(file, compute())
     return json.loads(file.read_text())
 
 
@@ -169,7 +170,7 @@ def train(
     if kind == "R-CNN":
         net = RegionNet()
         load_backbone(net.backbone, init, tail=net.tail)
-        fit_rcnn(net, photos, data, numbers, output=output, metadata={}, seed=0, track=track)
+        fit_rcnn(net, photos, data, numbers, output=output, metadata={}, seed=0)
         return
     torch.manual_seed(0)
     model = FastRCNN(chosen_categories(data, numbers))

@@ -28,6 +28,7 @@ from machine import store
 from sharpmask.coco.annotations import CocoDataset, load_coco
 from sharpmask.coco.reader import CocoFile, load_ground_truth
 from sharpmask.evaluation.run import evaluate_model
+from sharpmask.files import write_json
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import Model, build, load_backbone
@@ -114,9 +115,7 @@ def main() -> None:
             models[row.name] = model = trained(row, models, data, arguments)
             measured = run_folder(row, arguments.runs) / "measured.json"
             if not measured.exists():
-                measured.parent.mkdir(parents=True, exist_ok=True)
-                figures = measure(model, validation, truth, arguments.images)
-                measured.write_text(json.dumps(figures))
+                write_json(measured, measure(model, validation, truth, arguments.images))
             table[row.name] |= json.loads(measured.read_text())
             print(row.name, table[row.name], flush=True)
     for row in ROWS:
@@ -206,7 +205,7 @@ def trained(
         data=data,
         validation=None,
         recipe=replace(
-            recipe, steps=steps, warmup_steps=steps // 10, validate_every=max(1, steps // 4)
+            recipe, steps=steps, warmup_steps=steps // 10, epoch_steps=max(1, steps // 4)
         ),
         output=run_folder(row, arguments.runs),
         fabric=Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"),

@@ -10,7 +10,7 @@ SUPPRESSION = 0.7
 """A mask whose IoU with a better one exceeds this is ranked last."""
 IMAGE_SIZE = 640
 """Photos with a longer side are first reduced to it, in pixels."""
-MIN_SCORE = 0.01
+MIN_SCORE = 0.05
 """Detections with a lower score are left out."""
 OVERLAY_MASKS = 10
 """Masks drawn on a photo."""

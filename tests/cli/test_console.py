@@ -117,7 +117,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then():
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (60, "1.0 min"), (5400, "1.5 h")])
 def test_durations_have_the_unit_that_says_them_best(seconds, text):
-    assert console._duration(seconds) == text
+    assert console.duration(seconds) == text
 
 
 def test_help_on_a_full_disk_is_no_traceback(monkeypatch, capsys):

@@ -125,7 +125,7 @@ def test_proposals_of_another_method(coco_folder, files, annotations, tmp_path):
     photo = next(coco_folder.images.glob("val-*.png"))
     result = run("detect", photo, "--detector", tmp_path / "run", "--output", tmp_path / "out")
     assert result.exit_code == 2
-    assert "--weights: this detector was trained on the proposals of a file" in result.stderr
+    assert "this detector was trained on the proposals of a file; name the model" in result.stderr
 
     result = train(
         coco_folder, files, tmp_path / "other", "--proposals", path, "--val", annotations
@@ -146,7 +146,7 @@ def test_proposals_of_another_method(coco_folder, files, annotations, tmp_path):
         (["--backbone", "resnet50"], "tensors for this backbone"),
         (
             ["--set", "steps=3"],
-            "--kind rcnn: it is trained by one process and has no recipe but a seed",
+            "--kind rcnn: one process trains it, and its recipe is a seed alone",
         ),
         (["--devices", "2"], "--kind rcnn: "),
     ],

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from test_regions import SIZE, rectangle
 
-from sharpmask.detection.detector import MAX_DETECTIONS, Category, Detector
+from sharpmask.detection.detections import Category
+from sharpmask.detection.detector import MAX_DETECTIONS, Detector
 from sharpmask.detection.regions import Regions
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)

@@ -10,7 +10,8 @@ from torch import nn
 
 from sharpmask.boxes import decode_boxes, encode_boxes
 from sharpmask.coco.annotations import load_coco
-from sharpmask.detection.detector import Category, Detector
+from sharpmask.detection.detections import Category
+from sharpmask.detection.detector import Detector
 from sharpmask.detection.fast_rcnn import (
     BOX_DEVIATIONS,
     FastRCNN,
@@ -19,6 +20,7 @@ from sharpmask.detection.fast_rcnn import (
     scale_photo,
 )
 from sharpmask.detection.files import load_classifier, save_classifier
+from sharpmask.detection.matching import Matches
 from sharpmask.detection.rcnn import RCNN, RegionNet
 from sharpmask.detection.region_batches import (
     RegionDataset,
@@ -26,7 +28,7 @@ from sharpmask.detection.region_batches import (
     mirrored,
     sample_regions,
 )
-from sharpmask.detection.regions import Matches, Regions
+from sharpmask.detection.regions import Regions
 from sharpmask.detection.training import complete_photos, fit_fast_rcnn
 from sharpmask.models.backbones import BACKBONES, Backbone
 from sharpmask.models.pretrained import build, save

@@ -8,7 +8,7 @@ from sklearn.svm import LinearSVC
 from test_regions import photo
 
 from sharpmask.detection import rcnn, training
-from sharpmask.detection.detector import Category
+from sharpmask.detection.detections import Category
 from sharpmask.detection.rcnn import (
     CONTEXT,
     RCNN,

@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 from sharpmask.coco.annotations import CocoDataset, CocoImage, Instance, load_coco
-from sharpmask.detection.regions import (
-    CachedRegions,
-    FileRegions,
-    Regions,
-    covered,
-    frequent_categories,
-    match,
-    regions_of_all,
-)
+from sharpmask.detection.matching import covered, frequent_categories, match
+from sharpmask.detection.region_sources import CachedRegions, FileRegions, regions_of_all
+from sharpmask.detection.regions import Regions
 from sharpmask.geometry import PatchGeometry
 from sharpmask.inference.proposer import Proposer
 from sharpmask.masks import encode

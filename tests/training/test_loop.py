@@ -3,68 +3,35 @@ import itertools
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import toy_run
-from safetensors import safe_open
-from safetensors.torch import load_file
-from toy_run import RECIPE, Numbers, Toy, run, toy_figures, toy_loss
+from toy_run import (
+    RECIPE,
+    SPEED,
+    Numbers,
+    Toy,
+    assert_same_bits,
+    at_step,
+    checkpoint,
+    interrupt,
+    metrics,
+    run,
+    toy_figures,
+    toy_loss,
+)
 
 import sharpmask
-from sharpmask.training import loop
-from sharpmask.training.loop import StepBatches, averaged, make_optimizer
+from sharpmask.training import metrics_log
+from sharpmask.training.learner import make_optimizer, swapped
+from sharpmask.training.loop import StepBatches
 from tolerances import DOUBLE
-
-SPEED = ("samples_per_s", "waiting_for_data")
-
-
-def checkpoint(folder):
-    return load_file(folder / "checkpoint.safetensors")
-
-
-def steps_done(path):
-    path = path / "checkpoint.safetensors" if path.is_dir() else path
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["step"])
-
-
-def metrics(folder):
-    """Lines of metrics.jsonl without the speed, which differs from run to run."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in SPEED} for line in lines]
-
-
-def assert_same_bits(first, second):
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
-
-
-def at_step(number, action):
-    """The usual loss, with something happening in the given step of this run."""
-    steps = itertools.count()
-
-    def loss(model, batch):
-        terms = toy_loss(model, batch)
-        return action(terms, model) or terms if next(steps) == number else terms
-
-    return loss
-
-
-def interrupt(terms, model):
-    signal.raise_signal(signal.SIGINT)
-
-
-def never(model, batch):
-    raise AssertionError("nothing is left to learn")
-
 
 # --- what a step does ---
 
@@ -76,7 +43,7 @@ def slow_fit(model, recipe):
     memory = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in parameters.items()}
     losses = []
     for step in range(recipe.steps):
-        epoch, position = divmod(step, recipe.validate_every)
+        epoch, position = divmod(step, recipe.epoch_steps)
         numbers = range(position * recipe.batch_size, (position + 1) * recipe.batch_size)
         batch = torch.stack([Numbers()[epoch, k] for k in numbers])
         total = sum(toy_loss(model, batch).values())
@@ -122,7 +89,7 @@ def slow_fit(model, recipe):
         {},
         {"clip_norm": 0.0, "ema_decay": 0.3},
         {"optimizer": "sgd", "weight_decay": 0.01},
-        {"optimizer": "sgd", "schedule": "steps", "batch_size": 3, "validate_every": 7},
+        {"optimizer": "sgd", "schedule": "steps", "batch_size": 3, "epoch_steps": 7},
     ],
 )
 def test_fit_is_the_slow_loop(tmp_path, settings):
@@ -198,138 +165,10 @@ def test_groups_of_the_optimizer():
     assert found == {(0.02, 0.1): [2], (0.02, 0.0): [1], (0.05, 0.1): [2], (0.05, 0.0): [1]}
 
 
-# --- stopping and going on ---
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run of 20 steps in one go: its folder, model and figures."""
-    folder, model = tmp_path_factory.mktemp("whole"), Toy()
-    return folder, model, run(folder, model)
-
-
-def assert_same_run(whole, folder, model, figures):
-    assert_same_bits(checkpoint(folder), checkpoint(whole[0]))
-    assert_same_bits(model.state_dict(), whole[1].state_dict())
-    assert metrics(folder) == metrics(whole[0])
-    assert figures == whole[2]
-
-
-@pytest.mark.parametrize("stops", [[10], [1], [19], [3, 4, 12]])
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, whole, stops):
-    done = 0
-    for stop in stops:
-        with pytest.raises(KeyboardInterrupt, match=f"{stop} of 20 steps are saved in .*same"):
-            run(tmp_path, loss=at_step(stop - 1 - done, interrupt))
-        assert steps_done(tmp_path) == stop
-        done = stop
-    model = Toy(seed=9)  # overwritten by the checkpoint
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
-
-
-def test_momentum_goes_on_bit_for_bit(tmp_path):
-    recipe = dataclasses.replace(RECIPE, optimizer="sgd")
-    first, second = Toy(), Toy()
-    run(tmp_path / "whole", first, recipe=recipe)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts", recipe=recipe, loss=at_step(6, interrupt))
-    run(tmp_path / "parts", second, recipe=recipe)
-    assert_same_bits(checkpoint(tmp_path / "parts"), checkpoint(tmp_path / "whole"))
-    assert_same_bits(second.state_dict(), first.state_dict())
-    assert any("momentum" in key for key in checkpoint(tmp_path / "parts"))
-
-
 def environment():
     """Where a new process finds the package."""
     source = Path(sharpmask.__file__).parents[1]
     return {**os.environ, "PYTHONPATH": str(source)}
-
-
-@pytest.mark.reliability("training killed in a write, sync or rename: bit-identical ends")
-@pytest.mark.parametrize(
-    ("call", "number", "left"),
-    [
-        # While step 10 was being written: step 5 is still there, whole.
-        ("write", 2, {"checkpoint.safetensors": 5}),
-        ("fsync", 2, {"checkpoint.safetensors": 5}),
-        ("replace", 2, {"checkpoint.safetensors": 5}),
-        # Between the two renames there is none but the one before.
-        ("replace", 3, {"checkpoint.previous.safetensors": 5}),
-        ("replace", 4, {"checkpoint.safetensors": 10, "checkpoint.previous.safetensors": 5}),
-    ],
-)
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, whole, call, number, left):
-    child = toy_run.in_child(lambda: toy_run.killed_at(tmp_path, call, number))
-    _, ending = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(ending) == -signal.SIGKILL
-    found = {path.name: steps_done(path) for path in tmp_path.glob("checkpoint*.safetensors")}
-    assert found == left
-    # What was being written lies beside them and does no harm.
-    part = tmp_path / ".checkpoint.safetensors.part"
-    share = part.stat().st_size / (whole[0] / "checkpoint.safetensors").stat().st_size
-    assert share == pytest.approx(0.5 if call == "write" else 1, rel=0.01)
-    model = Toy()
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
-    assert not part.exists()
-
-
-def test_ctrl_c_in_the_last_step_is_no_interruption(tmp_path, whole):
-    model = Toy()
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model, loss=at_step(19, interrupt)))
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    seen = []
-
-    def twice(terms, model):
-        interrupt(terms, model)
-        seen.append("first")
-        interrupt(terms, model)
-        seen.append("second")
-
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        run(tmp_path, loss=at_step(7, twice))
-    assert seen == ["first"]
-    assert steps_done(tmp_path) == 5
-
-
-def test_ctrl_c_means_afterwards_what_it_meant_before(tmp_path):
-    before = signal.getsignal(signal.SIGINT)
-    run(tmp_path / "a", recipe=dataclasses.replace(RECIPE, steps=2))
-    assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "b", loss=at_step(1, interrupt))
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_where_ctrl_c_is_ignored_it_stays_so(tmp_path, whole):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    model = Toy()
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model, loss=at_step(7, interrupt)))
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-
-
-def test_beside_the_main_thread_fit_works_too(tmp_path, whole):
-    model = Toy()
-    with ThreadPoolExecutor(1) as pool:
-        figures = pool.submit(run, tmp_path, model).result()
-    assert_same_run(whole, tmp_path, model, figures)
-
-
-def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
-    run(tmp_path)
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    model = Toy(seed=9)
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model, loss=never))
-    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    assert after == before
-
-
-# Forking while TensorBoard's thread writes: newer Pythons warn.
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_workers_change_nothing(tmp_path, whole):
-    model = Toy()
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model, workers=2))
 
 
 # --- several processes ---
@@ -337,7 +176,7 @@ def test_workers_change_nothing(tmp_path, whole):
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_the_processes_share_each_batch(world_size):
-    recipe = dataclasses.replace(RECIPE, steps=7, validate_every=3)
+    recipe = dataclasses.replace(RECIPE, steps=7, epoch_steps=3)
     parts = [list(StepBatches(recipe, 2, rank, world_size)) for rank in range(world_size)]
     assert [len(part) for part in parts] == [5] * world_size
     assert len(StepBatches(recipe, 2, 0, world_size)) == 5
@@ -391,87 +230,6 @@ def test_two_processes_learn_what_one_does(tmp_path):
         assert two == pytest.approx(one, rel=1e-5)
 
 
-# --- what can go wrong ---
-
-
-@pytest.mark.reliability("loss that is no number: stops in that step, batch named, checkpoint kept")
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_is_kept(tmp_path, whole, value):
-    def spoil(terms, model):
-        return {"fit": terms["fit"] * value}
-
-    with pytest.raises(
-        ValueError, match=r"step 7: the loss is (nan|inf), after samples 8 to 11 of epoch 1; lower"
-    ):
-        run(tmp_path, loss=at_step(7, spoil))
-    assert steps_done(tmp_path) == 5
-    model = Toy()
-    assert_same_run(whole, tmp_path, model, run(tmp_path, model))
-
-
-@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path, clip_norm):
-    """A finite loss with a gradient that is none, in the very step that a checkpoint follows."""
-
-    def spoil(terms, model):
-        zero = model.head[1].bias - model.head[1].bias.detach()
-        return {"fit": zero.abs().sqrt().sum()}
-
-    recipe = dataclasses.replace(RECIPE, clip_norm=clip_norm)
-    with pytest.raises(ValueError, match=r"step 9: .*weights.*The last checkpoint in .* is sound"):
-        run(tmp_path, recipe=recipe, loss=at_step(9, spoil))
-    assert steps_done(tmp_path) == 5
-    assert all(torch.isfinite(value).all() for value in checkpoint(tmp_path).values())
-
-
-def test_a_folder_with_another_recipe_is_refused(tmp_path):
-    run(tmp_path)
-    before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    other = dataclasses.replace(RECIPE, learning_rate=0.1, steps=30)
-    with pytest.raises(ValueError, match=r"settings \(steps, learning_rate\); give another --out"):
-        run(tmp_path, recipe=other, loss=never)
-    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
-
-
-def test_a_folder_with_another_model_is_refused(tmp_path):
-    run(tmp_path)
-    model = Toy()
-    model.head[1] = torch.nn.Linear(8, 2)
-    with pytest.raises(ValueError, match="another model; give another --output") as caught:
-        run(tmp_path, model, loss=never)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
-def test_damaged_checkpoints_are_named(tmp_path, content):
-    run(tmp_path)
-    for path in tmp_path.glob("checkpoint*.safetensors"):
-        path.write_bytes(path.read_bytes()[:-9] if content is None else content)
-    with (
-        pytest.warns(UserWarning, match=r"checkpoint\.safetensors: not a readable safetensors"),
-        pytest.raises(ValueError, match=r"previous\.safetensors: not a readable safetensors"),
-    ):
-        run(tmp_path, loss=never)
-
-
-def test_after_a_damaged_checkpoint_the_one_before_is_taken(tmp_path, whole):
-    run(tmp_path)
-    path = tmp_path / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:-9])
-    model = Toy()
-    with pytest.warns(UserWarning, match=r"going on from checkpoint\.previous\.safetensors"):
-        figures = run(tmp_path, model)
-    assert_same_run(whole, tmp_path, model, figures)
-
-
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
-    with pytest.raises(ValueError, match="not a checkpoint of a training run"):
-        run(tmp_path, loss=never)
-
-
 # --- metrics ---
 
 
@@ -480,7 +238,7 @@ def test_metrics_are_one_json_object_a_line(tmp_path, monkeypatch):
     # once while learning makes a second a step.
     ticks = itertools.count(0, 0.5)
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(metrics_log, "time", clock)
     run(tmp_path, recipe=dataclasses.replace(RECIPE, steps=27, validate_every=10))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], *line) for line in lines] == [
@@ -532,20 +290,28 @@ def test_tensorboard_has_the_figures_too(tmp_path):
     assert all(name in content for name in (b"fit", b"val_size", b"samples_per_s"))
 
 
-def test_the_progress_bar_counts_steps_and_loss(tmp_path, capsys):
-    run(tmp_path, console_progress=True)
-    shown = capsys.readouterr().out
-    assert "20/20" in shown
-    assert "samples/s" in shown
-    losses = [line for line in metrics(tmp_path) if "fit" in line][-1]
-    assert f"loss {losses['fit'] + losses['size']:.3f}" in shown
+def test_each_step_is_told_with_its_loss(tmp_path):
+    told = []
+    run(tmp_path, on_step=lambda done, loss: told.append((done, loss)))
+    assert [done for done, _ in told] == list(range(1, 21))
+    last = [line for line in metrics(tmp_path) if "fit" in line][-1]
+    assert told[-1][1] == pytest.approx(last["fit"] + last["size"], rel=1e-12)
+
+
+def test_tensorboard_is_closed_in_the_end(tmp_path):
+    threads = threading.active_count()
+    run(tmp_path)
+    assert threading.active_count() == threads
+    if Path("/proc/self/fd").exists():
+        names = {os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()}
+        assert not [name for name in names if "tfevents" in name]
 
 
 def test_averaged_weights_are_there_for_a_while():
     model = Toy()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     average = {name: torch.full_like(p, 7.0) for name, p in before.items() if "weight" in name}
-    with averaged(model, average):
+    with swapped(dict(model.named_parameters()), average):
         for name, p in model.named_parameters():
             assert torch.all(p == 7) if "weight" in name else torch.equal(p, before[name])
     assert_same_bits(dict(model.named_parameters()), before)

@@ -92,9 +92,9 @@ def test_change():
         ("steps", "--set steps: expected key=value"),
         ("", "--set : expected key=value"),
         ("factor=1", "unknown key 'factor'"),
-        ("steps=many", "--set steps=many: 'many' is no int"),
-        ("steps=1.5", "'1.5' is no int"),
-        ("learning_rate=fast", "'fast' is no float"),
+        ("steps=many", "--set steps=many: 'many' is not of type int"),
+        ("steps=1.5", "'1.5' is not of type int"),
+        ("learning_rate=fast", "'fast' is not of type float"),
         ("optimizer=adam", "--set optimizer=adam: expected one of adamw, sgd"),
         ("batches=", "expected one of joint, alternating, masks, scenes"),
         ("steps=0", "steps: expected at least 1, got 0"),
@@ -109,7 +109,7 @@ def test_change():
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(setting, message):
-    with pytest.raises(ValueError, match=r"expected|unknown|is no") as caught:
+    with pytest.raises(ValueError, match=r"expected|unknown|is not") as caught:
         change(deepmask(), [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

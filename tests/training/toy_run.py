@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -20,7 +22,8 @@ from sharpmask.training.recipes import deepmask
 
 RECIPE = dataclasses.replace(
     deepmask(), steps=20, batch_size=4, learning_rate=0.05, backbone_learning_rate=0.02,
-    weight_decay=0.1, warmup_steps=4, clip_norm=0.5, ema_decay=0.9, validate_every=5, seed=3,
+    weight_decay=0.1, warmup_steps=4, clip_norm=0.5, ema_decay=0.9, epoch_steps=5, validate_every=5,
+    seed=3,
 )  # fmt: skip
 
 
@@ -71,9 +74,59 @@ def run(output, model=None, **options):
         "validate": toy_figures,
         "recipe": RECIPE,
         "workers": 0,
-        "console_progress": False,
     }
     return fit(Toy() if model is None else model, output=output, **{**usual, **options})
+
+
+SPEED = ("samples_per_s", "waiting_for_data")
+
+
+def checkpoint(folder):
+    return load_file(folder / "checkpoint.safetensors")
+
+
+def steps_done(path):
+    path = path / "checkpoint.safetensors" if path.is_dir() else path
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["step"])
+
+
+def metrics(folder):
+    """Lines of metrics.jsonl without the speed, which differs from run to run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in SPEED} for line in lines]
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def at_step(number, action):
+    """The usual loss, with something happening in the given step of this run."""
+    steps = itertools.count()
+
+    def loss(model, batch):
+        terms = toy_loss(model, batch)
+        return action(terms, model) or terms if next(steps) == number else terms
+
+    return loss
+
+
+def interrupt(terms, model):
+    signal.raise_signal(signal.SIGINT)
+
+
+def never(model, batch):
+    raise AssertionError("nothing is left to learn")
+
+
+def assert_same_run(whole, folder, model, figures):
+    assert_same_bits(checkpoint(folder), checkpoint(whole[0]))
+    assert_same_bits(model.state_dict(), whole[1].state_dict())
+    assert metrics(folder) == metrics(whole[0])
+    assert figures == whole[2]
 
 
 class HalfWritten(io.FileIO):
@@ -102,7 +155,7 @@ def killed_at(output, call, number):
     original, calls = getattr(owner, name), itertools.count(1)
 
     def counted(*arguments, **options):
-        if (call != "write" or "wb" in arguments) and next(calls) == number:
+        if (call != "write" or "xb" in arguments) and next(calls) == number:
             if call == "write":
                 return HalfWritten(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -115,7 +168,7 @@ def killed_at(output, call, number):
 def golden():
     """The losses of 200 steps."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = dataclasses.replace(RECIPE, steps=200, validate_every=50)
+        recipe = dataclasses.replace(RECIPE, steps=200, epoch_steps=50, validate_every=50)
         run(Path(folder), Toy(), recipe=recipe)
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]

@@ -117,11 +117,11 @@ def progress_lines(
         if count and now - last >= every_s:
             last = now
             left = (now - start) / count * (total - count)
-            report(f"{count} of {total} {what} done, about {_duration(left)} left")
+            report(f"{count} of {total} {what} done, about {duration(left)} left")
         yield item
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Time in the unit that says it best."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:

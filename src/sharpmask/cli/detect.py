@@ -10,10 +10,10 @@ from sharpmask.cli.console import clear_errors, complain, progress, refuse_optio
 from sharpmask.cli.photos import conclude, photos_of, settings_of
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.files import load_classifier
-from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.detection.proposing import load_proposer, proposer_source
+from sharpmask.engines.load import EngineName
 from sharpmask.images import list_images
 from sharpmask.inference.batch import streams_for, write_records
-from sharpmask.inference.proposer import Proposer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,21 +56,14 @@ def detect(
         if not overlay:
             refuse_options(context, ["overlay_score"], "with --no-overlay")
         classifier = load_classifier(detector)
-        trained_with = classifier.metadata.get("proposals", {})
-        source = weights or trained_with.get("weights")
-        if source is None:
-            raise ValueError(
-                "--weights: this detector was trained on the proposals of a file; name the model "
-                "that is to propose"
-            )
+        source = weights or proposer_source(classifier.metadata, detector)
         paths = list_images(images, complain)
         photos = photos_of(paths, annotations)
         streams = streams_for(len(photos))
-        proposer = Proposer(
-            load_engine(source, engine, device, streams=streams),
-            num_proposals=trained_with.get("num_proposals", defaults.NUM_PROPOSALS),
-            scales=trained_with.get("scales", "default"),
-        )
+        proposer = load_proposer(
+            classifier.metadata, detector, weights=source, engine=engine, device=device,
+            streams=streams,
+        )  # fmt: skip
         file = output / "detections.json"
         outcome = write_records(
             photos,

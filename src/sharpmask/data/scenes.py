@@ -1,4 +1,4 @@
-"""Scenes: pieces of photos with all the windows in them, for dense training.
+"""Scenes: crops of photos with all the windows in them, for dense training.
 
 A scene is read once and teaches every cell of its score map, as a photo is read in inference, where
 a patch teaches one. Objects cut out of other photos are pasted in (Ghiasi et al. 2021).
@@ -31,7 +31,8 @@ from sharpmask.masks import decode
 SCENE_OCTAVES = (-2.75, 1.75)
 """Scales of scenes: a quarter octave beyond those at which photos are read, Zoom^2 included."""
 VISIBLE = 0.5
-"""An object of which one that is pasted leaves less is neither object nor background."""
+"""An object of which pasted ones leave less than this share is ignored: neither positive nor
+negative."""
 
 
 class SceneBatch(NamedTuple):
@@ -39,8 +40,8 @@ class SceneBatch(NamedTuple):
 
     Attributes:
         images: RGB.
-        labels: For each cell 1 where an object is centred, -1 for background, 0 where neither is
-            sure.
+        labels: For each cell 1 where an object is centred, -1 for background, 0 where it is
+            ignored.
         cells: Image, row and column of the cells that the mask head learns from; all are objects.
         masks: Their targets, 1 on the object.
     """
@@ -52,7 +53,7 @@ class SceneBatch(NamedTuple):
 
 
 def collate_scenes(items: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> SceneBatch:
-    """Stack scenes; cells get the number of their image."""
+    """Stack scenes; cells get the index of their image."""
     images, labels, cells, masks = zip(*items, strict=True)
     numbered = [F.pad(c, (1, 0), value=k) for k, c in enumerate(cells)]
     return SceneBatch(
@@ -68,7 +69,7 @@ class SceneObject:
         mask: Its visible part; None where its scale lets no cell learn a mask from it.
         center: x and y of its whole box.
         octave: Of the scene relative to the object's canonical scale.
-        learned: Whether cells near it are objects; else they are neither object nor background.
+        learned: Whether cells near it are positives; else they are ignored.
     """
 
     mask: Bool[np.ndarray, "s s"] | None
@@ -79,10 +80,12 @@ class SceneObject:
 
 # Deviation: scenes
 class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Scenes by (epoch, number).
+    """Scenes by (epoch, index).
 
-    One in four lies anywhere in a completely labelled photo, at any scale; the others show an
-    object at its canonical scale (jittered as positives are), half of them class-balanced.
+    One in four lies anywhere in a completely labelled photo, at any scale. The others show an
+    object at its canonical scale (jittered as positives are): in two of three its category is drawn
+    first, then the object; in one its photo. Where no photo is completely labelled all show an
+    object, drawn in turns by category and by photo.
 
     Args:
         dataset: Images and objects.
@@ -128,7 +131,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         self.photo = PhotoCache(dataset)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image, labels, cells (row, column) and masks of scene (epoch, number)."""
+        """Image, labels, cells (row, column) and masks of scene (epoch, index)."""
         rng = np.random.default_rng((self.seed, *index, 3))
         number, center, scale = self._place(rng, index[1])
         scene = cut(self.photo(number), center, scale, self.scene_size, GREY)

@@ -1,116 +1,28 @@
 """Detection: the regions of a photo are classified, their boxes refined, repeats dropped."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from PIL import Image
 
+from sharpmask import defaults
 from sharpmask.boxes import suppress
+from sharpmask.detection.detections import Detections, RegionClassifier
+from sharpmask.detection.files import load_classifier
+from sharpmask.detection.proposing import load_proposer
 from sharpmask.detection.regions import Regions
-from sharpmask.drawing import draw_masks
-from sharpmask.images import read_image
+from sharpmask.engines.load import EngineName
+from sharpmask.images import ImageError, read_image
+from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.masks import Rle, decode
 
 MAX_DETECTIONS = 100
 """Of one photo, over all categories: COCO counts no more."""
 
-
-@dataclass(frozen=True)
-class Category:
-    """A kind of object.
-
-    Attributes:
-        id: Its id in COCO files.
-        name: Its name.
-    """
-
-    id: int | str
-    name: str
-
-
-class RegionClassifier(Protocol):
-    """R-CNN and Fast R-CNN as a detector uses them.
-
-    Attributes:
-        categories: What they tell apart.
-    """
-
-    categories: tuple[Category, ...]
-
-    def classify(
-        self, image: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "n 4"]
-    ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k 4"]]:
-        """Score (0 to 1) and refined box (xyxy) of each region for each category."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """Named objects of one photo, best first.
-
-    Attributes:
-        image: The photo, RGB.
-        categories: All that the detector knows.
-        labels: Number of each object's category.
-        scores: 0 to 1, descending.
-        boxes: xyxy, pixels; refined, so not the tight boxes of the masks.
-        rles: The masks of the winning proposals; None where proposals had none.
-    """
-
-    image: UInt8[np.ndarray, "h w 3"]
-    categories: tuple[Category, ...]
-    labels: Int[np.ndarray, " n"]
-    scores: Float[np.ndarray, " n"]
-    boxes: Float[np.ndarray, "n 4"]
-    rles: tuple[Rle, ...] | None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def names(self) -> list[str]:
-        """Name of each object's category."""
-        return [self.categories[label].name for label in self.labels]
-
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Records of COCO's results format, for boxes and masks at once."""
-        records: list[dict[str, Any]] = []
-        for number, (label, score, (x0, y0, x1, y1)) in enumerate(
-            zip(self.labels, self.scores, self.boxes.tolist(), strict=True)
-        ):
-            record = {
-                "image_id": image_id,
-                "category_id": self.categories[label].id,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": float(score),
-            }
-            if self.rles is not None:
-                record["segmentation"] = self.rles[number]
-            records.append(record)
-        return records
-
-    def plot(self, min_score: float = 0.2) -> UInt8[np.ndarray, "h w 3"]:
-        """The objects with at least ``min_score`` drawn on the photo, with their names.
-
-        Where there are no masks their boxes are drawn.
-        """
-        shown = np.flatnonzero(self.scores >= min_score)
-        names = self.names
-        labels = [f"{names[k]} {self.scores[k]:.2f}" for k in shown]
-        return draw_masks(self.image, (self._mask(k) for k in shown.tolist()), labels)
-
-    def _mask(self, number: int) -> np.ndarray:
-        if self.rles is not None:
-            return decode(self.rles[number]).astype(bool)
-        mask = np.zeros(self.image.shape[:2], bool)
-        left, top, right, bottom = self.boxes[number].round().astype(int)
-        mask[top:bottom, left:right] = True
-        return mask
+Photo = TypeVar("Photo", bound=str | PathLike[str] | Image.Image | np.ndarray)
 
 
 class Detector:
@@ -120,10 +32,11 @@ class Detector:
     often looks as much like its class as the whole.
 
     Args:
-        classifier: An R-CNN or Fast R-CNN.
+        classifier: An R-CNN or Fast R-CNN. It is used as it is: on its own device, and always as
+            in eval mode.
         proposer: Finds the regions; None if they are always given.
         suppression: Of two boxes of one category whose IoU exceeds this only the better stays.
-        min_score: Detections below are left out.
+        min_score: Detections below are left out; 0.01 or less for measuring Average Precision.
     """
 
     def __init__(
@@ -132,14 +45,50 @@ class Detector:
         proposer: Proposer | None = None,
         *,
         suppression: float = 0.3,
-        min_score: float = 0.01,
+        min_score: float = defaults.MIN_SCORE,
     ) -> None:
         if not 0 < suppression <= 1:
             raise ValueError(f"suppression: expected a number between 0 and 1, got {suppression}")
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score: expected a number between 0 and 1, got {min_score}")
         self.classifier = classifier
         self.proposer = proposer
         self.suppression = suppression
         self.min_score = min_score
+
+    @classmethod
+    def load(
+        cls,
+        source: str | PathLike[str],
+        *,
+        weights: str | PathLike[str] | None = None,
+        engine: EngineName = "auto",
+        device: str = "auto",
+        streams: int = 1,
+        suppression: float = 0.3,
+        min_score: float = defaults.MIN_SCORE,
+    ) -> "Detector":
+        """A trained detector with its proposer, ready for photos.
+
+        Args:
+            source: A run's folder, a file, or a Hugging Face repository.
+            weights: Model that proposes; the one that the detector was trained with if None.
+            engine: What runs the proposer (see ``load_engine``).
+            device: Of the proposer: "auto", "cpu" or "cuda".
+            streams: Photos read at once (see ``load_engine``).
+            suppression: As of a ``Detector``.
+            min_score: As of a ``Detector``.
+
+        Raises:
+            WeightsError: There is no such detector.
+            ValueError: Its proposer is not where it was.
+        """
+        classifier = load_classifier(source)
+        proposer = load_proposer(
+            classifier.metadata, source, weights=weights, engine=engine, device=device,
+            streams=streams,
+        )  # fmt: skip
+        return cls(classifier, proposer, suppression=suppression, min_score=min_score)
 
     def __call__(
         self,
@@ -180,6 +129,27 @@ class Detector:
             boxes[chosen, labels],
             None if regions.rles is None else tuple(regions.rles[k] for k in chosen),
         )
+
+    def map(self, photos: Iterable[Photo]) -> Iterator[tuple[Photo, Detections | ImageError]]:
+        """Detect objects in many photos, some at the same time.
+
+        A photo that cannot be read costs itself alone: its error takes the place of its detections.
+
+        Args:
+            photos: Paths, PIL images or arrays.
+
+        Yields:
+            Each photo as it was given, in order, with its detections or its error.
+        """
+
+        def detect(photo: Photo) -> tuple[Photo, Detections | ImageError]:
+            try:
+                return photo, self(photo)
+            except ImageError as error:
+                return photo, error
+
+        for call in map_ordered(detect, photos, streams_for(MAX_STREAMS)):
+            yield call.result()
 
     def _best(
         self, scores: Float[np.ndarray, " n"], boxes: Float[np.ndarray, "n 4"]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sharpmask.boxes import decode_boxes
-from sharpmask.detection.detector import Category
+from sharpmask.detection.detections import Category
 from sharpmask.detection.roi_align import roi_align
 from sharpmask.models.backbones import BACKBONES, STRIDES
 from sharpmask.models.layers import Normalize
@@ -88,7 +88,7 @@ class FastRCNN(nn.Module):
         Args:
             images: A batch (B, 3, H, W), RGB 0..255.
             boxes: Regions, xyxy, pixels of the images.
-            numbers: Image of each region.
+            numbers: Index in the batch of each region's image.
         """
         maps = self.backbone(self.normalize(images))
         fine, coarse = self.fine(maps[-1]), self.coarse(self.tail(maps[-1]))
@@ -102,12 +102,18 @@ class FastRCNN(nn.Module):
     def classify(
         self, image: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "n 4"]
     ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k 4"]]:
-        """Probability and refined box (xyxy) of each region for each category."""
+        """Probability and refined box (xyxy) of each region for each category.
+
+        The net reads as in eval mode, and is left in the mode it was in.
+        """
         scaled, scale = scale_photo(Image.fromarray(image), self.image_size)
         device = self.normalize.mean.device
         batch = torch.from_numpy(scaled).to(device).permute(2, 0, 1)[None].float()
         regions = torch.from_numpy(boxes * scale).float().to(device)
+        was_training = self.training
+        self.eval()
         logits, deltas = self(batch, regions, torch.zeros(len(boxes), device=device).long())
+        self.train(was_training)
         scores = logits.softmax(1)[:, :-1].float().cpu().numpy()
         moves = deltas.float().cpu().numpy() * BOX_DEVIATIONS
         return scores, decode_boxes(boxes[:, None], moves, (image.shape[0], image.shape[1]))
@@ -129,7 +135,7 @@ class RegionBatch(NamedTuple):
     Attributes:
         images: RGB, padded on the right and below to a common size.
         boxes: Regions, xyxy, pixels of the images.
-        numbers: Image of each region.
+        numbers: Index in the batch of each region's image.
         labels: Category of each region; the number of categories stands for background.
         deltas: What moves a region to its object, in ``BOX_DEVIATIONS``.
     """

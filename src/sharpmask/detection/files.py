@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save as serialize
 
-from sharpmask.detection.detector import Category
+from sharpmask.detection.detections import Category
 from sharpmask.detection.fast_rcnn import FastRCNN
 from sharpmask.detection.rcnn import RCNN, RegionNet
-from sharpmask.models.pretrained import read_metadata, read_safetensors, save_atomically
+from sharpmask.files import replacing_file
+from sharpmask.models.pretrained import read_metadata, read_safetensors
 from sharpmask.models.sources import WeightsError, resolve
 
 ARRAYS = ("svm", "svm_bias", "boxes", "boxes_bias")
@@ -43,7 +45,8 @@ def save_classifier(
     texts = {"detector": json.dumps(description)}
     texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
     halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
-    save_atomically(halves, path, texts)
+    with replacing_file(path) as file:
+        file.write(serialize(halves, texts))
 
 
 def load_classifier(source: str | os.PathLike[str]) -> RCNN | FastRCNN:
@@ -54,7 +57,7 @@ def load_classifier(source: str | os.PathLike[str]) -> RCNN | FastRCNN:
             Face repository.
 
     Raises:
-        WeightsError: There is no such file, or it is no detector.
+        WeightsError: There is no such file, or it is not a detector.
     """
     path = resolve(source)
     metadata = read_metadata(path)

@@ -4,7 +4,6 @@ One linear SVM for each category with hard negative mining, and linear regressio
 trains in minutes on a CPU, and learns from few photos.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from torch import Tensor, nn
 
 from sharpmask.boxes import decode_boxes, encode_boxes
 from sharpmask.coco.annotations import CocoImage
-from sharpmask.detection.detector import Category
-from sharpmask.detection.regions import Regions, match
+from sharpmask.detection.detections import Category
+from sharpmask.detection.matching import match
+from sharpmask.detection.regions import Regions
+from sharpmask.files import fingerprint, replacing_file
 from sharpmask.geometry import GREY
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.layers import Normalize
@@ -159,7 +160,7 @@ class Examples:
         overlaps: Largest box IoU with an object of each category.
         deltas: What moves the region to the object that it overlaps most.
         objects: Category of an object's own row, -1 for a proposal.
-        unsure: No background: single objects are not labelled there.
+        unsure: Whether it is not background either: single objects are not labelled there.
     """
 
     vectors: Float[np.ndarray, "n c"]
@@ -179,26 +180,20 @@ class KeptVectors:
 
     def __init__(self, net: RegionNet, folder: Path) -> None:
         self.net, self.folder = net, folder
-        weights = hashlib.sha256(str(net.warped_size).encode())
-        for tensor in net.state_dict().values():
-            weights.update(tensor.cpu().numpy().tobytes())
-        self.weights = weights.digest()
+        weights = [tensor.cpu().numpy().tobytes() for tensor in net.state_dict().values()]
+        self.weights = fingerprint(str(net.warped_size).encode(), *weights).encode()
 
     def __call__(
         self, image: CocoImage, boxes: Float[np.ndarray, "n 4"]
     ) -> Float[np.ndarray, "n c"]:
         """Vectors of regions (xyxy), float16."""
-        parts = (self.weights, image.path.read_bytes(), boxes.tobytes())
-        file = self.folder / f"{hashlib.sha256(b''.join(parts)).hexdigest()[:32]}.npy"
+        file = self.folder / f"{fingerprint(self.weights, image.path, boxes.tobytes())}.npy"
         try:
             vectors: Float[np.ndarray, "n c"] = np.load(file)
         except (OSError, ValueError, EOFError):  # none, or a damaged one
             vectors = self.net.describe(image.read(), boxes).astype(np.float16)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            with part.open("wb") as output:
+            with replacing_file(file) as output:
                 np.save(output, vectors)
-            part.replace(file)
         return vectors
 
 

@@ -13,7 +13,8 @@ from sharpmask.boxes import encode_boxes
 from sharpmask.coco.annotations import CocoDataset, CocoImage
 from sharpmask.data.patches import PhotoCache, augment
 from sharpmask.detection.fast_rcnn import BOX_DEVIATIONS, RegionBatch, scale_photo
-from sharpmask.detection.regions import Matches, Regions, match
+from sharpmask.detection.matching import Matches, match
+from sharpmask.detection.regions import Regions
 
 REGIONS = 64
 """Regions of a photo in a batch."""
@@ -27,12 +28,12 @@ Item = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class RegionDataset(Dataset[Item]):
-    """Photos by (epoch, number), each a pure function of (seed, epoch, number).
+    """Photos by (epoch, index), each a pure function of (seed, epoch, index).
 
     Args:
         data: Completely labelled photos.
         regions: Of each photo; its objects are added to them.
-        categories: The detector's number of each category of the data set that it knows.
+        categories: The detector's index of each category of the data set that it knows.
         seed: First key of every draw.
         image_size: Longer side that photos are brought to.
         colour_jitter: Strength of ``augment``, 0 for none.
@@ -67,7 +68,7 @@ class RegionDataset(Dataset[Item]):
             raise ValueError("no photo has an object to learn from")
 
     def __getitem__(self, index: tuple[int, int]) -> Item:
-        """Pixels, boxes, labels and deltas of photo (epoch, number)."""
+        """Pixels, boxes, labels and deltas of photo (epoch, index)."""
         epoch, number = index
         # Every photo once before any is shown again.
         round_, position = divmod(number, len(self.useful))
@@ -123,7 +124,7 @@ def mirrored(boxes: Float[np.ndarray, "n 4"], width: int) -> Float[np.ndarray, "
 
 
 def collate_regions(items: list[Item]) -> RegionBatch:
-    """Pad photos to a common size and number their regions."""
+    """Pad photos to a common size, and note the photo of each region."""
     images, boxes, labels, deltas = zip(*items, strict=True)
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     padded = [F.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images]

@@ -25,7 +25,7 @@ def roi_align(
     Args:
         features: Maps of a batch of images; a value stands for the middle of its square of pixels.
         boxes: xyxy, pixels of the images.
-        images: Number of each box's image in the batch.
+        images: Index in the batch of each box's image.
         size: Bins along each side.
         stride: Pixels from one value to the next.
     """

@@ -1,28 +1,155 @@
 """Training of detectors on the regions of a data set's photos."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 
-from sharpmask.coco.annotations import CocoDataset, CocoImage
-from sharpmask.detection.detector import Category, Detector
+from sharpmask.coco.annotations import CocoDataset, load_coco
+from sharpmask.detection.detections import Category
+from sharpmask.detection.detector import Detector
 from sharpmask.detection.fast_rcnn import FastRCNN, detection_loss
-from sharpmask.detection.files import save_classifier
+from sharpmask.detection.files import load_classifier, save_classifier
+from sharpmask.detection.matching import frequent_categories
+from sharpmask.detection.proposing import Photos, Proposing
 from sharpmask.detection.rcnn import KeptVectors, RegionNet, collect, train_rcnn
 from sharpmask.detection.region_batches import RegionDataset, collate_regions
-from sharpmask.detection.regions import Regions
 from sharpmask.evaluation.average_precision import average_precision
+from sharpmask.models.pretrained import load_backbone
+from sharpmask.models.sources import source_fingerprint
 from sharpmask.training.loop import fit
-from sharpmask.training.recipes import Recipe
+from sharpmask.training.origin import (
+    MODEL,
+    Report,
+    StrPath,
+    data_origin,
+    files_of,
+    names_of,
+    only_run,
+    readable,
+    remember,
+    silent,
+)
+from sharpmask.training.recipes import Recipe, fast_rcnn
 
-Photos = Sequence[tuple[CocoImage, Regions]]
-"""Photos and where to look in them."""
+Kind = Literal["rcnn", "fast-rcnn"]
+Item = TypeVar("Item")
+MEASURED_SCORE = 0.01
+"""Average Precision counts detections down to here."""
+
+
+def unseen(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:  # noqa: ARG001
+    """A ``Track`` that shows nothing."""
+    return items
+
+
+def train_detector(
+    *,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    output: StrPath,
+    init: StrPath,
+    val: StrPath | None = None,
+    kind: Kind = "rcnn",
+    backbone: str = "mobilenet_v2",
+    categories: Sequence[str] = (),
+    min_objects: int = 10,
+    proposing: Proposing | None = None,
+    recipe: Recipe | None = None,
+    fabric: Fabric | None = None,
+    workers: int = 1,
+    report: Report = silent,
+    track: Callable[..., Iterable[Any]] = unseen,
+    on_step: Callable[[int, float], None] | None = None,
+) -> dict[str, float]:
+    """R-CNN or Fast R-CNN, names for proposals: what ``sharpmask train detector`` does.
+
+    Writes the detector to ``output/model.safetensors``; the same call goes on with a run that was
+    stopped.
+
+    Args:
+        train: COCO annotation files; only photos on which every object is labelled are used.
+        images: Folder of the photos.
+        output: Folder of the run.
+        init: ImageNet weights of the backbone: a file or Hugging Face repository.
+        val: COCO annotation file to measure Average Precision on.
+        kind: "rcnn" (trained in minutes, by one process) or "fast-rcnn".
+        backbone: One of ``BACKBONES``.
+        categories: Names of those to learn; all if empty.
+        min_objects: Categories with fewer objects are left out.
+        proposing: How regions are found.
+        recipe: All numbers, for "fast-rcnn"; an R-CNN takes the seed of it alone.
+        fabric: Device, precision and number of processes; one device if None.
+        workers: Processes that prepare data, for "fast-rcnn".
+        report: Is told, in a line each, what the data hold and what is left out of them.
+        track: Passes items on and shows how far one is; given items, their number, what they are.
+        on_step: Is told after each step of "fast-rcnn" the number of steps done and the loss.
+
+    Returns:
+        Average Precision on ``val``, empty without it.
+
+    Raises:
+        ValueError: Bad data or options, the folder holds another run, or another run writes there.
+        Stopped: After Ctrl-C or SIGTERM, when the state of "fast-rcnn" is saved.
+    """
+    files, images, output = files_of(train), Path(images), Path(output)
+    val = Path(val) if val else None
+    recipe = recipe or fast_rcnn()
+    proposing = proposing or Proposing()
+    fabric = fabric or Fabric(accelerator="auto", devices=1)
+    fabric.launch()
+    is_first = fabric.is_global_zero
+    say = report if is_first else silent
+    # What is wrong with these is found before the folder is made and all photos are read.
+    stated = load_coco(files, images)
+    stated_val = load_coco(val, images) if val else None
+    with only_run(output, fabric):
+        data = complete_photos(readable(stated, names_of(files), say))
+        validation = readable(stated_val, val.name, say) if val and stated_val else None
+        numbers = frequent_categories(data, min_objects, categories)
+        chosen = chosen_categories(data, numbers)
+        names = [category.name for category in chosen]
+        say(f"{len(names)} categories: {', '.join(names)}")
+        if val:
+            average_precision(val, [], categories=names)  # finds what is wrong with the file
+            if proposing.file and not proposing.val_file:
+                raise ValueError("--val-proposals: give the proposals of the photos of --val too")
+        torch.manual_seed(recipe.seed)
+        net = RegionNet(backbone) if kind == "rcnn" else FastRCNN(chosen, backbone=backbone)
+        load_backbone(net.backbone, init, tail=net.tail)
+        origin = {
+            "command": "train detector",
+            "kind": kind,
+            "backbone": backbone,
+            "category": names,
+            "init": source_fingerprint(init),
+            **proposing.origin(),
+            **data_origin(data, validation, images),
+        }
+        remember(output, origin, report=say, write=is_first)
+        find = partial(proposing.regions, device=fabric.device.type, report=say, track=track)
+        validate = None
+        if val and validation:
+            validate = detection_figures(val, find(validation.images, proposing.val_file))
+        photos = find(data.images, proposing.file)
+        metadata = {"proposals": proposing.note(), "data": {"photos": len(photos)}}
+        if isinstance(net, RegionNet):
+            file = fit_rcnn(
+                net.to(fabric.device), photos, data, numbers, output=output, metadata=metadata,
+                seed=recipe.seed, track=track,
+            )  # fmt: skip
+            trained = Detector(load_classifier(file), min_score=MEASURED_SCORE)
+            return validate(trained) if validate else {}
+        return fit_fast_rcnn(
+            net, photos, data, numbers, recipe=recipe, output=output, metadata=metadata,
+            fabric=fabric, workers=workers, validate=validate, on_step=on_step,
+        )  # fmt: skip
 
 
 def complete_photos(data: CocoDataset) -> CocoDataset:
@@ -71,19 +198,19 @@ def fit_rcnn(
     output: Path,
     metadata: Mapping[str, Any],
     seed: int,
-    track: Callable[..., Any],
+    track: Callable[..., Iterable[Any]] = unseen,
 ) -> Path:
-    """Train an R-CNN and write it. A run that is stopped goes on with the photos left.
+    """Train an R-CNN and write it. A run that was stopped goes on with the photos left.
 
     Args:
         net: Describes the regions; not changed.
         photos: Completely labelled photos and their regions.
         data: The data set that they are of.
-        numbers: The detector's number of each category (see ``frequent_categories``).
+        numbers: The detector's index of each category (see ``frequent_categories``).
         output: Folder of the run.
         metadata: Goes into the file.
         seed: Of the first negatives.
-        track: Wraps a sequence and takes a description, to show a bar for example.
+        track: Passes items on and shows how far one is (see ``train_detector``).
 
     Returns:
         The file.
@@ -94,13 +221,17 @@ def fit_rcnn(
     if not find_spec("sklearn"):
         raise ValueError("R-CNN needs scikit-learn to be trained; pip install 'sharpmask[rcnn]'")
     kept = KeptVectors(net, output / "vectors")
-    examples = collect(kept, track(photos, "describing regions"), numbers)
+    examples = collect(kept, track(photos, len(photos), "photos described"), numbers)
     categories = chosen_categories(data, numbers)
     described = len(examples.vectors)
     rcnn = train_rcnn(
-        net, examples, categories, seed=seed, track=lambda items: track(items, "fitting SVMs")
+        net,
+        examples,
+        categories,
+        seed=seed,
+        track=lambda items: track(items, len(items), "categories learned"),
     )
-    file = output / "model.safetensors"
+    file = output / MODEL
     save_classifier(rcnn, file, metadata={**metadata, "regions": described})
     shutil.rmtree(kept.folder, ignore_errors=True)
     return file
@@ -118,20 +249,22 @@ def fit_fast_rcnn(
     fabric: Fabric,
     workers: int,
     validate: Callable[[Detector], dict[str, float]] | None,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
     """Train a Fast R-CNN by ``fit``, which resumes a stopped run, and write it.
 
     Args:
-        model: With ImageNet weights; changed in place.
+        model: With ImageNet weights; changed in place and left as ``fit`` leaves it.
         photos: Completely labelled photos and their regions.
         data: The data set that they are of.
-        numbers: The detector's number of each category.
+        numbers: The detector's index of each category.
         recipe: All numbers.
         output: Folder of the run.
         metadata: Goes into the file.
         fabric: Launched.
         workers: Processes that prepare data.
         validate: Figures of a detector.
+        on_step: Is told after each step the number of steps done and the loss.
 
     Returns:
         The last figures, empty without ``validate``.
@@ -146,18 +279,24 @@ def fit_fast_rcnn(
         image_size=model.image_size,
         colour_jitter=recipe.colour_jitter,
     )
-    figures = fit(
+
+    def save(figures: dict[str, float], done: int) -> None:
+        counts = {"done": done, "of": recipe.steps}
+        known = {**metadata, "recipe": asdict(recipe), "steps": counts, "validation": figures}
+        save_classifier(model, output / MODEL, metadata=known)
+
+    return fit(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         dataset=dataset,
         collate=collate_regions,
         loss=detection_loss,
-        validate=(lambda trained: validate(Detector(trained))) if validate else None,  # type: ignore[arg-type]
+        validate=(lambda trained: validate(Detector(trained, min_score=MEASURED_SCORE)))  # type: ignore[arg-type]
+        if validate
+        else None,
         recipe=recipe,
         output=output,
         fabric=fabric,
         workers=workers,
+        save=save,
+        on_step=on_step,
     )
-    if fabric.is_global_zero:
-        metadata = {**metadata, "recipe": asdict(recipe), "validation": figures}
-        save_classifier(model, output / "model.safetensors", metadata=metadata)
-    return figures

@@ -6,6 +6,8 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from sharpmask.files import fingerprint
+
 
 class WeightsError(ValueError):
     """A weights file or name cannot be used; the message names it and says what to do."""
@@ -49,6 +51,18 @@ def resolve(source: str | os.PathLike[str]) -> Path:
 def is_repository(source: str) -> bool:
     """Whether a text reads as a Hugging Face repository, "owner/name", rather than as a file."""
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not source.endswith(FILE_SUFFIXES)
+
+
+def source_fingerprint(source: str | os.PathLike[str]) -> str:
+    """16 hexadecimal digits that tell what a source holds: a model, or an exported model's folder.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "model.safetensors").exists():
+        return fingerprint(*sorted(file for file in folder.iterdir() if file.is_file()))[:16]
+    return fingerprint(resolve(source))[:16]
 
 
 def _download(repository: str) -> Path:

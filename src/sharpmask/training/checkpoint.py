@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sharpmask.models.pretrained import read_safetensors, save_atomically
+from sharpmask.files import replacing_file
+from sharpmask.models.pretrained import read_safetensors
 from sharpmask.models.sources import WeightsError
 from sharpmask.training.recipes import Recipe
 
@@ -26,7 +28,10 @@ def save_checkpoint(
     recipe: Recipe,
     step: int,
 ) -> None:
-    """Write everything a run needs to go on after ``step`` batches as if nothing had happened."""
+    """Write all that a run needs to go on after ``step`` batches as if it had not been stopped.
+
+    The checkpoint before is kept (see ``previous``).
+    """
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
     state |= {f"average.{key}": value for key, value in average.items()}
     for index, values in optimizer.state_dict()["state"].items():
@@ -36,7 +41,8 @@ def save_checkpoint(
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     metadata = {"step": json.dumps(step), "recipe": json.dumps(asdict(recipe))}
     metadata["sha256"] = digest(tensors, metadata)
-    save_atomically(tensors, path, metadata, keep=previous(path))
+    with replacing_file(path, keep=previous(path)) as file:
+        file.write(serialize(tensors, metadata))
 
 
 def previous(path: Path) -> Path:
@@ -80,12 +86,19 @@ def load_checkpoint(
             raise
         warnings.warn(f"{error}; going on from {found[1].name}", stacklevel=2)
         tensors, metadata = read_checkpoint(found[1])
-    stored = json.loads(metadata.get("recipe", "{}"))
-    differences = [key for key, value in asdict(recipe).items() if stored.get(key) != value]
+    stored = json.loads(metadata["recipe"])
+    # Version 0.1 had one number for both.
+    stored.setdefault("epoch_steps", stored.get("validate_every"))
+    # How often a run is validated changes nothing that it learns.
+    differences = [
+        f"{key}: {stored.get(key)} there, {value} now"
+        for key, value in asdict(recipe).items()
+        if key != "validate_every" and stored.get(key) != value
+    ]
     if differences:
         raise WeightsError(
-            f"{path}: the run there has other settings ({', '.join(differences)}); "
-            "give another --output, or the same settings to resume it"
+            f"{path}: the run there has other settings ({'; '.join(differences)}); "
+            "give another --output, or the same settings to go on with it"
         )
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for key, value in tensors.items():
@@ -96,7 +109,7 @@ def load_checkpoint(
     except RuntimeError:
         raise WeightsError(
             f"{path}: the run there has another model; give another --output, or the same model "
-            "to resume it"
+            "to go on with it"
         ) from None
     average.update(parts["average"])
     state: dict[int, dict[str, Any]] = {}
@@ -111,7 +124,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a checkpoint that is whole.
 
     Raises:
-        WeightsError: It is damaged, or no checkpoint.
+        WeightsError: It is damaged, or not a checkpoint.
     """
     tensors, metadata = read_safetensors(path)
     if not {"step", "recipe", "sha256"} <= metadata.keys():

@@ -42,7 +42,7 @@ def scene_loss(
     *,
     score_weight: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mask loss, a mean over the windows, and weighted score loss, over their number.
+    """Mask loss, a mean over the windows; weighted score loss, a sum over cells over their count.
 
     The score learns the quality of the mask: its target is the IoU of the cell's own mask where an
     object is centred and 0 on background. A cell weighs the more the farther its score is from that

@@ -34,7 +34,8 @@ class Recipe:
         ema_decay: Of the moving average of the weights that is kept as the model, 0 for none.
         score_weight: lambda, the weight of the score loss.
         colour_jitter: Strength of colour augmentation.
-        validate_every: Steps between validations and checkpoints.
+        epoch_steps: Steps of an epoch; a sample is drawn by its epoch and its index in that.
+        validate_every: Steps between validations, which also save; changes nothing that is learned.
         seed: Of everything random.
     """
 
@@ -55,11 +56,12 @@ class Recipe:
     ema_decay: float
     score_weight: float
     colour_jitter: float
+    epoch_steps: int
     validate_every: int
     seed: int
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "validate_every"):
+        for key in ("steps", "batch_size", "epoch_steps", "validate_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: expected at least 1, got {getattr(self, key)}")
         for key, value in vars(self).items():
@@ -87,7 +89,8 @@ def deepmask() -> Recipe:
         learning_rate=1e-3, backbone_learning_rate=2e-4, frozen_stride=4,
         weight_decay=0.05,
         schedule="cosine", warmup_steps=100, clip_norm=1.0, ema_decay=0.999,
-        score_weight=0.5, colour_jitter=0.4, validate_every=1000, seed=0,
+        score_weight=0.5, colour_jitter=0.4, epoch_steps=1000, validate_every=1000,
+        seed=0,
     )  # fmt: skip
 
 
@@ -125,7 +128,8 @@ def paper_deepmask() -> Recipe:
         learning_rate=0.032, backbone_learning_rate=0.032, frozen_stride=0,
         weight_decay=5e-5,
         schedule="steps", warmup_steps=0, clip_norm=0.0, ema_decay=0.0,
-        score_weight=1 / 32, colour_jitter=0.0, validate_every=4000, seed=0,
+        score_weight=1 / 32, colour_jitter=0.0, epoch_steps=4000, validate_every=4000,
+        seed=0,
     )  # fmt: skip
 
 
@@ -142,7 +146,7 @@ def fast_rcnn() -> Recipe:
         deepmask(),
         steps=600, batch_size=4, batches="regions",
         scene_size=0, scene_windows=0, copy_paste=0.0, score_weight=0.0,
-        frozen_stride=8, ema_decay=0.995, validate_every=200,
+        frozen_stride=8, ema_decay=0.995, epoch_steps=200, validate_every=200,
     )  # fmt: skip
 
 
@@ -178,5 +182,7 @@ def change(recipe: Recipe, settings: list[str]) -> Recipe:
         try:
             changes[key] = text if choices else types[key](text)
         except ValueError:
-            raise ValueError(f"--set {setting}: {text!r} is no {types[key].__name__}") from None
+            raise ValueError(
+                f"--set {setting}: {text!r} is not of type {types[key].__name__}"
+            ) from None
     return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]

@@ -1,32 +1,208 @@
 """The two stages of training: DeepMask, then the refinement on top of it (section 3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sharpmask.coco.annotations import CocoDataset
+from sharpmask.coco.annotations import CocoDataset, load_coco
 from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.deepmask import DeepMask
-from sharpmask.models.pretrained import Model, save
+from sharpmask.models.pretrained import Model, build, load, load_backbone, save
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.models.sources import source_fingerprint
+from sharpmask.training import recipes
 from sharpmask.training.loop import fit
 from sharpmask.training.losses import patch_loss, scene_loss
+from sharpmask.training.origin import (
+    MODEL,
+    Report,
+    StrPath,
+    data_origin,
+    files_of,
+    names_of,
+    objects_in,
+    only_run,
+    readable,
+    remember,
+    silent,
+)
 from sharpmask.training.patch_metrics import measure_patches
 from sharpmask.training.recipes import Recipe
 
 MASK_TARGET = 112
 """Side of DeepMask's mask targets; SharpMask's have the patch's full size."""
 VALIDATION_OBJECTS = 400
-"""Objects measured during training; ``measure`` takes all."""
+"""Objects measured during training."""
+
+
+GAIN = "gain"
+"""Figure of a SharpMask: its mean IoU less that of its own DeepMask."""
+
+
+def train_deepmask(
+    *,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    output: StrPath,
+    val: StrPath | None = None,
+    init: StrPath | None = None,
+    recipe: Recipe | None = None,
+    fabric: Fabric | None = None,
+    workers: int = 1,
+    report: Report = silent,
+    on_step: Callable[[int, float], None] | None = None,
+    **architecture: Any,
+) -> dict[str, float]:
+    """Stage one, the feed-forward net: what ``sharpmask train deepmask`` does.
+
+    Writes the model to ``output/model.safetensors``, also while it learns; the same call goes on
+    with a run that was stopped.
+
+    Args:
+        train: COCO annotation file or files.
+        images: Folder of the photos.
+        output: Folder of the run.
+        val: COCO annotation file to measure on; its photos lie in ``images`` too.
+        init: ImageNet weights of the backbone: a file or Hugging Face repository.
+        recipe: All numbers; ``recipes.deepmask()`` if None.
+        fabric: Device, precision and number of processes; one device if None.
+        workers: Processes that prepare data.
+        report: Is told, in a line each, what the data hold and what is left out of them.
+        on_step: Is told after each step the number of steps done and the loss.
+        architecture: Arguments of ``build_deepmask``.
+
+    Returns:
+        The last validation's figures, empty without ``val``.
+
+    Raises:
+        ValueError: Bad data or options, the folder holds another run, or another run writes there.
+        Stopped: After Ctrl-C or SIGTERM, when the state is saved.
+    """
+    recipe = recipe or recipes.deepmask()
+    torch.manual_seed(recipe.seed)
+    model = build({"model": "deepmask", **architecture})
+    assert isinstance(model, DeepMask)
+    if init:
+        load_backbone(model.backbone, init)
+    return _train_on_files(
+        model, train, images, val, recipe=recipe, output=output, fabric=fabric, workers=workers,
+        report=report, on_step=on_step, origin={"init": source_fingerprint(init) if init else None},
+    )  # fmt: skip
+
+
+def train_sharpmask(
+    *,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    output: StrPath,
+    deepmask: StrPath,
+    val: StrPath | None = None,
+    recipe: Recipe | None = None,
+    fabric: Fabric | None = None,
+    workers: int = 1,
+    report: Report = silent,
+    on_step: Callable[[int, float], None] | None = None,
+    **architecture: Any,
+) -> dict[str, float]:
+    """Stage two, the refinement on a trained DeepMask: what ``sharpmask train sharpmask`` does.
+
+    Args:
+        train: As in ``train_deepmask``, and so are the others.
+        images: Folder of the photos.
+        output: Folder of the run.
+        deepmask: Stage one: a run's folder, model file, name or Hugging Face repository. It is
+            not changed.
+        val: COCO annotation file to measure on.
+        recipe: All numbers; ``recipes.sharpmask()`` if None.
+        fabric: Device, precision and number of processes; one device if None.
+        workers: Processes that prepare data.
+        report: Is also told if the masks end worse than those of stage one.
+        on_step: Is told after each step the number of steps done and the loss.
+        architecture: Arguments of ``SharpMask``.
+
+    Returns:
+        The last validation's figures; those of stage one begin with ``deepmask_``, and ``gain`` is
+        the difference of mean IoU.
+    """
+    recipe = recipe or recipes.sharpmask()
+    first = load(deepmask)
+    if not isinstance(first, DeepMask):
+        raise ValueError(f"--deepmask {deepmask}: this is a SharpMask; give a DeepMask")
+    torch.manual_seed(recipe.seed)
+    model = build({"model": "sharpmask", "deepmask": first.architecture, **architecture})
+    assert isinstance(model, SharpMask)
+    model.deepmask.load_state_dict(first.state_dict())
+    steps = first.metadata.get("steps", {})
+    if steps.get("done", 0) < steps.get("of", 0):
+        report(f"{deepmask}: stage one was stopped after {steps['done']} of {steps['of']} steps")
+    figures = _train_on_files(
+        model, train, images, val, recipe=recipe, output=output, fabric=fabric, workers=workers,
+        report=report, on_step=on_step, origin={"deepmask": source_fingerprint(deepmask)},
+    )  # fmt: skip
+    if figures.get(GAIN, 0) < 0:
+        report(
+            f"stage two ended worse than stage one: mean IoU {figures['mean_iou']:.3f} on --val, "
+            f"its DeepMask alone {figures['deepmask_mean_iou']:.3f}; use {deepmask} itself, or "
+            "train longer or on more photos"
+        )
+    return figures
+
+
+def _train_on_files(
+    model: Model,
+    train_files: StrPath | Sequence[StrPath],
+    images: StrPath,
+    val: StrPath | None,
+    *,
+    recipe: Recipe,
+    output: StrPath,
+    fabric: Fabric | None,
+    workers: int,
+    report: Report,
+    on_step: Callable[[int, float], None] | None,
+    origin: Mapping[str, Any],
+) -> dict[str, float]:
+    """Read the data, note what the run learns from, train."""
+    files, images, output = files_of(train_files), Path(images), Path(output)
+    val = Path(val) if val else None
+    fabric = fabric or Fabric(accelerator="auto", devices=1)
+    fabric.launch()
+    is_first = fabric.is_global_zero
+    say = report if is_first else silent
+    # What is wrong with these is found before the folder is made and all photos are read.
+    stated = load_coco(files, images)
+    stated_val = load_coco(val, images) if val else None
+    with only_run(output, fabric):
+        data = readable(stated, names_of(files), say)
+        validation = readable(stated_val, val.name, say) if val and stated_val else None
+        origin = {
+            "command": f"train {model.architecture['model']}",
+            "model": model.architecture,
+            **origin,
+            **data_origin(data, validation, images),
+        }
+        remember(output, origin, report=say, write=is_first)
+        return train(
+            model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            data=data,
+            validation=validation,
+            recipe=recipe,
+            output=output,
+            fabric=fabric,
+            workers=workers,
+            on_step=on_step,
+        )
 
 
 def train(
@@ -38,10 +214,13 @@ def train(
     output: Path,
     fabric: Fabric,
     workers: int = 1,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
     """Train stage one (a DeepMask) or stage two (a SharpMask: its DeepMask stays as it is).
 
-    Writes what ``fit`` writes, and the model as ``output/model.safetensors``.
+    Writes what ``fit`` writes, and with every checkpoint the model, with averaged weights, as
+    ``output/model.safetensors``; its metadata say after how many steps of how many. The model is
+    left as ``fit`` leaves it; what is not trained requires no gradient afterwards.
 
     Returns:
         The last validation's figures, empty without validation data.
@@ -63,11 +242,12 @@ def train(
             mask, score = patch_loss(masks, scores, batch, score_weight=weight)
         return {"mask_loss": mask, "score_loss": score} if weight else {"mask_loss": mask}
 
-    # Its patches are cut now: what is wrong with them is better said before hours of training.
+    # The patches are cut now, so that bad validation data end the run before it learns.
     validate = None
     if validation and fabric.is_global_zero:
         validate = validator(validation, model.geometry, VALIDATION_OBJECTS, fabric)
-    figures = fit(
+    counts = {"photos": len(data.images), "objects": objects_in(data)}
+    return fit(
         model,
         dataset=dataset,
         collate=make_batch,
@@ -77,16 +257,27 @@ def train(
         output=output,
         fabric=fabric,
         workers=workers,
+        save=partial(save_stage, model, output / MODEL, recipe, counts),
+        on_step=on_step,
     )
-    if fabric.is_global_zero:
-        objects = sum(len(image.instances) for image in data.images)
-        metadata = {
-            "recipe": asdict(recipe),
-            "data": {"photos": len(data.images), "objects": objects},
-            "validation": figures,
-        }
-        save(model, output / "model.safetensors", metadata=metadata)
-    return figures
+
+
+def save_stage(
+    model: Model,
+    path: Path,
+    recipe: Recipe,
+    counts: Mapping[str, int],
+    figures: Mapping[str, float],
+    done: int,
+) -> None:
+    """Write a model after ``done`` steps."""
+    metadata = {
+        "recipe": asdict(recipe),
+        "data": counts,
+        "steps": {"done": done, "of": recipe.steps},
+        "validation": figures,
+    }
+    save(model, path, metadata=metadata)
 
 
 def samples(
@@ -123,7 +314,7 @@ def validator(
     """A function that measures a model on fixed patches: canonical positives and as many negatives.
 
     For a SharpMask the figures of its own DeepMask on the same patches come along, with the prefix
-    ``deepmask_``.
+    ``deepmask_``, and the difference of mean IoU, ``gain``.
     """
     batches = validation_patches(data, geometry, objects)
 
@@ -133,6 +324,7 @@ def validator(
             figures = measure_patches(model, moved).to_dict()
             if isinstance(model, SharpMask):
                 coarse = measure_patches(model.deepmask, moved).to_dict()
+                figures[GAIN] = figures["mean_iou"] - coarse["mean_iou"]
                 figures |= {f"deepmask_{name}": value for name, value in coarse.items()}
         return figures
 
@@ -157,6 +349,6 @@ def validation_patches(
         center = ((left + right) / 2, (top + bottom) / 2)
         rng = np.random.default_rng(0)
         items.append(patches.cut(Patch(i, j, center, scale, False, True, True), rng))
-        # Numbers 2, 5, 8 ... of a joint sampler are negatives.
+        # Samples 2, 5, 8 ... of a joint sampler are negatives.
         items.append(patches[0, 3 * number + 2])
     return [collate(items[k : k + batch_size]) for k in range(0, len(items), batch_size)]

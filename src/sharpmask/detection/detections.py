@@ -1,0 +1,103 @@
+"""What is found in a photo: named objects."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from sharpmask.drawing import draw_masks
+from sharpmask.masks import Rle, decode
+
+
+@dataclass(frozen=True)
+class Category:
+    """A kind of object.
+
+    Attributes:
+        id: Its id in COCO files.
+        name: Its name.
+    """
+
+    id: int | str
+    name: str
+
+
+class RegionClassifier(Protocol):
+    """R-CNN and Fast R-CNN as a detector uses them.
+
+    Attributes:
+        categories: What they tell apart.
+    """
+
+    categories: tuple[Category, ...]
+
+    def classify(
+        self, image: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "n 4"]
+    ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k 4"]]:
+        """Score (0 to 1) and refined box (xyxy) of each region for each category."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Named objects of one photo, best first.
+
+    Attributes:
+        image: The photo, RGB.
+        categories: All that the detector knows.
+        labels: Index in ``categories`` of each object's category.
+        scores: 0 to 1, descending.
+        boxes: xyxy, pixels; refined, so not the tight boxes of the masks.
+        rles: The masks of the winning proposals; None where proposals had none.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    categories: tuple[Category, ...]
+    labels: Int[np.ndarray, " n"]
+    scores: Float[np.ndarray, " n"]
+    boxes: Float[np.ndarray, "n 4"]
+    rles: tuple[Rle, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each object's category."""
+        return [self.categories[label].name for label in self.labels]
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Records of COCO's results format, for boxes and masks at once."""
+        records: list[dict[str, Any]] = []
+        for number, (label, score, (x0, y0, x1, y1)) in enumerate(
+            zip(self.labels, self.scores, self.boxes.tolist(), strict=True)
+        ):
+            record = {
+                "image_id": image_id,
+                "category_id": self.categories[label].id,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": float(score),
+            }
+            if self.rles is not None:
+                record["segmentation"] = self.rles[number]
+            records.append(record)
+        return records
+
+    def plot(self, min_score: float = 0.2) -> UInt8[np.ndarray, "h w 3"]:
+        """The objects with at least ``min_score`` drawn on the photo, with their names.
+
+        Where there are no masks their boxes are drawn.
+        """
+        shown = np.flatnonzero(self.scores >= min_score)
+        names = self.names
+        labels = [f"{names[k]} {self.scores[k]:.2f}" for k in shown]
+        return draw_masks(self.image, (self._mask(k) for k in shown.tolist()), labels)
+
+    def _mask(self, number: int) -> np.ndarray:
+        if self.rles is not None:
+            return decode(self.rles[number]).astype(bool)
+        mask = np.zeros(self.image.shape[:2], bool)
+        left, top, right, bottom = self.boxes[number].round().astype(int)
+        mask[top:bottom, left:right] = True
+        return mask

@@ -1,0 +1,167 @@
+"""How a detector finds its regions; its proposer is noted in its file, and found again."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from sharpmask import defaults
+from sharpmask.coco.annotations import CocoImage
+from sharpmask.detection.region_sources import (
+    CachedRegions,
+    FileRegions,
+    RegionSource,
+    regions_of_all,
+)
+from sharpmask.detection.regions import Regions
+from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.files import cache_folder, fingerprint
+from sharpmask.inference.batch import streams_for
+from sharpmask.inference.proposer import Proposer
+from sharpmask.models.sources import WeightsError, names, resolve, source_fingerprint
+
+Photos = Sequence[tuple[CocoImage, Regions]]
+"""Photos and where to look in them."""
+
+NUM_PROPOSALS = 200
+"""Regions of a photo that a detector looks at if nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Proposing:
+    """How a detector finds its regions.
+
+    Attributes:
+        weights: Model that proposes.
+        num_proposals: Most regions of a photo.
+        scales: "default", "zoom" or "zoom2".
+        file: COCO results to use instead of the model, for the photos to learn from.
+        val_file: The same for those to measure on.
+    """
+
+    weights: str = defaults.MODEL
+    num_proposals: int = NUM_PROPOSALS
+    scales: str = "default"
+    file: Path | None = None
+    val_file: Path | None = None
+
+    def note(self) -> dict[str, Any]:
+        """What the detector's file holds of it."""
+        if not self.file:
+            return proposer_note(self.weights, num_proposals=self.num_proposals, scales=self.scales)
+        return {"file": self.file.name, "num_proposals": self.num_proposals, "scales": self.scales}
+
+    def origin(self) -> dict[str, Any]:
+        """What tells these regions from others."""
+        found: dict[str, Any] = {"num_proposals": self.num_proposals}
+        if self.file:
+            files = {"proposals": self.file, "val_proposals": self.val_file}
+            return found | {key: file and fingerprint(file)[:16] for key, file in files.items()}
+        return found | {"weights": source_fingerprint(self.weights), "scales": self.scales}
+
+    def regions(
+        self,
+        images: Sequence[CocoImage],
+        file: Path | None,
+        device: str,
+        report: Callable[[str], None],
+        track: Callable[..., Iterable[Any]],
+    ) -> Photos:
+        """Photos with their regions: from a file, or proposed and kept in the user's cache."""
+        streams = streams_for(len(images))
+        source: RegionSource
+        if file:
+            source = FileRegions(file, self.num_proposals, images, report)
+        else:
+            engine = load_engine(self.weights, device=device, streams=streams)
+            proposer = Proposer(engine, num_proposals=self.num_proposals, scales=self.scales)
+            folder = Path(self.weights)
+            is_exported = folder.is_dir() and not (folder / "model.safetensors").exists()
+            source = CachedRegions(
+                cache_folder() / "proposals",
+                folder if is_exported else resolve(self.weights),
+                proposer,
+            )
+        found = regions_of_all(images, source, streams=streams, report=report)
+        return list(track(found, len(images), "photos proposed"))
+
+
+def proposer_note(
+    weights: str | PathLike[str], *, num_proposals: int, scales: str
+) -> dict[str, Any]:
+    """What a detector's file holds of its proposer.
+
+    A path is made absolute, so that it is found from any folder.
+    """
+    path = Path(weights)
+    is_path = str(weights) not in names() and path.exists()
+    return {
+        "weights": str(path.absolute() if is_path else weights),
+        "fingerprint": source_fingerprint(weights),
+        "num_proposals": num_proposals,
+        "scales": scales,
+    }
+
+
+def proposer_source(metadata: Mapping[str, Any], detector: str | PathLike[str]) -> str:
+    """Name or path of the model that proposed when a detector was trained.
+
+    Args:
+        metadata: Of the detector's file.
+        detector: What messages call it.
+
+    Raises:
+        ValueError: It was trained on the proposals of a file, or the model is not there.
+    """
+    note = metadata.get("proposals", {})
+    source = note.get("weights")
+    if source is None:
+        raise ValueError(
+            f"{detector}: this detector was trained on the proposals of a file; name the model "
+            "that is to propose (--weights)"
+        )
+    try:
+        found = source_fingerprint(source)
+    except WeightsError:
+        raise ValueError(
+            f"{detector}: the model that proposed when this detector was trained, {source}, is not "
+            "there; put it back, or name another model (--weights)"
+        ) from None
+    if found != note.get("fingerprint", found):
+        warnings.warn(
+            f"{detector}: {source} is not the model that it was trained with any more", stacklevel=2
+        )
+    return str(source)
+
+
+def load_proposer(
+    metadata: Mapping[str, Any],
+    detector: str | PathLike[str],
+    *,
+    weights: str | PathLike[str] | None = None,
+    engine: EngineName = "auto",
+    device: str = "auto",
+    streams: int = 1,
+) -> Proposer:
+    """The proposer of a detector, with the settings that it was trained with.
+
+    Args:
+        metadata: Of the detector's file.
+        detector: What messages call it.
+        weights: Another model than that it was trained with.
+        engine: As for ``load_engine``.
+        device: As for ``load_engine``.
+        streams: As for ``load_engine``.
+
+    Raises:
+        ValueError: The model is not there.
+    """
+    note = metadata.get("proposals", {})
+    source = weights or proposer_source(metadata, detector)
+    return Proposer(
+        load_engine(source, engine, device, streams=streams),
+        num_proposals=note.get("num_proposals", NUM_PROPOSALS),
+        scales=note.get("scales", "default"),
+    )

@@ -1,0 +1,109 @@
+"""Where regions come from: proposals of a model, kept on disk, or of any method, from a file."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from sharpmask.coco.annotations import CocoImage
+from sharpmask.coco.results import ResultsFile
+from sharpmask.detection.regions import Regions
+from sharpmask.files import fingerprint, write_json
+from sharpmask.images import ImageError
+from sharpmask.inference.batch import map_ordered
+from sharpmask.inference.proposer import Proposer
+
+
+class RegionSource(Protocol):
+    """Where the regions of a data set's photos come from."""
+
+    def __call__(self, image: CocoImage) -> Regions:
+        """The photo's regions."""
+        ...
+
+
+class FileRegions:
+    """Proposals of any method from a COCO results file.
+
+    Args:
+        path: The file.
+        count: Regions of a photo at most, the best by score.
+        images: The photos it is meant for.
+        report: Is told when it lacks some of them.
+
+    Raises:
+        ValueError: It is not a results file, holds none of the photos, or several have the same id.
+    """
+
+    def __init__(
+        self, path: Path, count: int, images: Sequence[CocoImage], report: Callable[[str], None]
+    ) -> None:
+        self.results = ResultsFile(path)
+        self.count = count
+        known = set(self.results.image_ids)
+        missing = [image.id for image in images if image.id not in known]
+        if len(missing) == len(images):
+            raise ValueError(
+                f"{path}: holds proposals for none of the {len(images)} photos, e.g. not for image "
+                f"{missing[0]}; were they made for another data set?"
+            )
+        if len({image.id for image in images}) < len(images):
+            raise ValueError(
+                f"{path}: some photos have the same image id, so its proposals cannot be told "
+                "apart; give one --train file"
+            )
+        if missing:
+            report(
+                f"{path}: holds no proposals for {len(missing)} of {len(images)} photos, e.g. for "
+                f"image {missing[0]}"
+            )
+
+    def __call__(self, image: CocoImage) -> Regions:
+        """The photo's regions; none if the file does not name it."""
+        try:
+            return Regions.from_records(self.results.proposals(image.id), image.size, self.count)
+        except ValueError as error:
+            raise ValueError(f"{self.results.path}: image {image.id}: {error}") from None
+
+
+class CachedRegions:
+    """Our proposals, computed once and kept on disk, a file for each photo.
+
+    Args:
+        folder: Where; a folder below it is named by all that the proposals depend on.
+        weights: The proposer's model file, or the folder of an exported model.
+        proposer: Computes what is not there yet.
+    """
+
+    def __init__(self, folder: Path, weights: Path, proposer: Proposer) -> None:
+        settings = {key: value for key, value in vars(proposer).items() if key != "engine"}
+        known = repr((version("sharpmask"), proposer.engine.name, sorted(settings.items())))
+        files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
+        self.folder = folder / fingerprint(known.encode(), *files)[:16]
+        self.proposer = proposer
+
+    def __call__(self, image: CocoImage) -> Regions:
+        """The photo's regions, from the disk if they were computed before."""
+        file = self.folder / f"{fingerprint(image.path)}.json"
+        try:
+            records = json.loads(file.read_text())
+        except (OSError, ValueError):  # none, or a damaged one
+            records = self.proposer(image.path).to_coco(0)
+            write_json(file, records)
+        return Regions.from_records(records, image.size, self.proposer.num_proposals)
+
+
+def regions_of_all(
+    images: Sequence[CocoImage],
+    source: RegionSource,
+    *,
+    streams: int = 1,
+    report: Callable[[str], None],
+) -> Iterator[tuple[CocoImage, Regions]]:
+    """Each photo with its regions, in order; one that cannot be read is reported and left out."""
+    for image, call in zip(images, map_ordered(source, images, streams), strict=True):
+        try:
+            yield image, call.result()
+        except ImageError as error:
+            report(str(error))

@@ -1,0 +1,179 @@
+"""What a run learns from: read once, checked, and remembered."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from sharpmask.coco.annotations import CocoDataset, leave_out_unreadable
+from sharpmask.files import fingerprint, owned, write_json
+from sharpmask.training.checkpoint import previous
+from sharpmask.training.loop import CHECKPOINT
+
+ORIGIN = "origin.json"
+"""File of a run's folder that says what it learns from."""
+MODEL = "model.safetensors"
+
+StrPath = str | PathLike[str]
+Report = Callable[[str], None]
+"""Is told, in one line, what a user should know of."""
+
+
+def silent(line: str) -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def only_run(output: Path, fabric: Fabric) -> Iterator[None]:
+    """A run's folder, to which no other run writes meanwhile; the run's processes share it.
+
+    Raises:
+        ValueError: Another run writes there now.
+    """
+    with ExitStack() as stack:
+        problem = ""
+        if fabric.is_global_zero:
+            try:
+                stack.enter_context(owned(output))
+            except ValueError as error:
+                problem = str(error)
+        if problem := fabric.broadcast(problem):
+            raise ValueError(problem)
+        yield
+
+
+def readable(stated: CocoDataset, name: str, report: Report) -> CocoDataset:
+    """The photos that can be read; what cannot be used is reported.
+
+    Args:
+        stated: What annotation files say.
+        name: What reports call it.
+        report: Is told of all that is left out, and what is left.
+
+    Raises:
+        ValueError: No photo can be read.
+    """
+    data, problems = leave_out_unreadable(stated)
+    if not data.images:
+        reason = f", e.g. {problems[0]}" if problems else ""
+        raise ValueError(f"{name}: none of {len(stated.images)} photos can be used{reason}")
+    if problems:
+        report(
+            f"{name}: {len(problems)} of {len(stated.images)} photos left out, e.g. {problems[0]}"
+        )
+    for reason, count in sorted(data.skipped.items()):
+        report(f"{name}: {count} annotations not used: {reason}")
+    for reason, count in sorted(data.repaired.items()):
+        report(f"{name}: {count} annotations repaired: {reason}")
+    report(
+        f"{name}: {len(data.images)} photos, {objects_in(data)} objects, "
+        f"{len(data.categories)} categories"
+    )
+    return data
+
+
+def files_of(files: StrPath | Sequence[StrPath]) -> list[Path]:
+    """One file or several."""
+    given = [files] if isinstance(files, str | PathLike) else files
+    return [Path(file) for file in given]
+
+
+def names_of(files: Sequence[Path]) -> str:
+    """What reports call data that comes from these files."""
+    return " + ".join(file.name for file in files)
+
+
+def objects_in(data: CocoDataset) -> int:
+    """Number of objects that can be learned from."""
+    return sum(len(image.instances) for image in data.images)
+
+
+def data_origin(
+    data: CocoDataset, validation: CocoDataset | None, images: Path
+) -> dict[str, str | None]:
+    """What tells a run's data from other data, by the option that names it.
+
+    Photos are told apart by name and size in bytes, so that a folder may be moved.
+    """
+
+    def of_labels(data: CocoDataset) -> str:
+        parts = [json.dumps(data.categories).encode()]
+        for image in data.images:
+            objects = [
+                (data.categories[i.category], *map(float, i.box), str(i.rle["counts"]))
+                for i in image.instances
+            ]
+            crowds = [tuple(map(float, crowd)) for crowd in image.crowds]
+            name = image.path.relative_to(images).as_posix()
+            known = (image.id, name, *image.size, image.complete, objects, crowds)
+            parts.append(json.dumps(known).encode())
+        counts = f"{len(data.images)} photos, {objects_in(data)} objects"
+        return f"{counts} [{fingerprint(*parts)[:8]}]"
+
+    photos = sorted({image.path for d in (data, validation) if d for image in d.images})
+    sizes = [
+        (path.relative_to(images).as_posix(), path.stat().st_size if path.exists() else None)
+        for path in photos
+    ]
+    return {
+        "train": of_labels(data),
+        "val": of_labels(validation) if validation else None,
+        "images": f"{len(photos)} photos [{fingerprint(json.dumps(sizes).encode())[:8]}]",
+    }
+
+
+def remember(output: Path, origin: Mapping[str, Any], *, report: Report, write: bool) -> None:
+    """Note what a run learns from, or refuse to go on with one that learned from anything else.
+
+    Args:
+        output: Folder of the run.
+        origin: What it learns from: anything JSON holds.
+        report: Is told of a run that noted nothing.
+        write: Whether to note it; one of several processes does.
+
+    Raises:
+        ValueError: The folder holds another run, or the model of something else.
+    """
+    origin = json.loads(json.dumps(origin))
+    has_checkpoint = (output / CHECKPOINT).exists() or previous(output / CHECKPOINT).exists()
+    try:
+        noted = json.loads((output / ORIGIN).read_text())
+    except FileNotFoundError:
+        noted = None
+    except ValueError:
+        raise ValueError(f"{output / ORIGIN}: not a JSON file; give another --output") from None
+    if has_checkpoint and noted is None:
+        report(
+            f"{output}: this run was begun by version 0.1 and did not note what it learns from; "
+            "make sure that it is the same"
+        )
+    elif noted is None and (output / MODEL).exists():
+        raise ValueError(
+            f"{output}: holds a {MODEL} and no note of what it learned from; give another --output"
+        )
+    elif has_checkpoint or (output / MODEL).exists():
+        if found := list(differences(noted, origin)):
+            raise ValueError(
+                f"{output}: the run there learned from something else ({'; '.join(found)}); "
+                "give another --output, or what that run was given to go on with it"
+            )
+    elif write:
+        write_json(output / ORIGIN, origin, indent=1)
+
+
+def differences(noted: Any, origin: Any, name: str = "") -> Iterator[str]:
+    """In words, what differs in two nested dicts."""
+    if isinstance(noted, dict) and isinstance(origin, dict):
+        for key in noted | origin:
+            yield from differences(noted.get(key), origin.get(key), f"{name} {key}".strip())
+    elif noted != origin:
+        there, now = (
+            "not given" if value is None else ", ".join(map(str, value))
+            if isinstance(value, list) else str(value)
+            for value in (noted, origin)
+        )  # fmt: skip
+        yield f"{name}: {there} there, {now} now"
