@@ -40,7 +40,7 @@ class Segments:
     Attributes:
         image_size: Height and width.
         scores: 0 to 1, best first.
-        masks_rle: The masks.
+        masks_rle: The masks; writers expect none that is empty.
     """
 
     image_size: tuple[int, int]
@@ -49,8 +49,9 @@ class Segments:
 
     @classmethod
     def of(cls, found: Found) -> "Segments":
-        """The masks of proposals."""
-        return cls(found.image_size, found.scores, found.rles())
+        """The masks of proposals; empty ones are left out."""
+        every = cls(found.image_size, found.scores, found.rles())
+        return every[every.areas > 0]
 
     @classmethod
     def from_coco(

@@ -36,6 +36,8 @@ def polygons(rle: Rle, tolerance: float = TOLERANCE) -> list[Float[np.ndarray, "
     left, top, right, bottom = rle_boxes([rle])[0].astype(int)
     mask = decode(rle)[top:bottom, left:right].astype(bool)
     rings = outlines(mask)
+    if not rings:
+        return []
     areas = [_area(ring) for ring in rings]
     order = sorted(range(len(rings)), key=lambda index: -areas[index])
     kept = [index for index in order if index == order[0] or areas[index] >= (2 * tolerance) ** 2]
@@ -146,24 +148,23 @@ def _simplified(ring: Ring, tolerance: float) -> Ring:
 
 
 def _corners(ring: Ring, tolerance: float) -> Int[np.ndarray, " m"]:
-    closed = np.vstack([ring, ring[:1]]).astype(float)
-    far = int(np.argmax(((ring - ring[0]) ** 2).sum(1)))
-    kept = {0, far}
-    spans = [(0, far), (far, len(ring))]
-    while spans:
-        start, end = spans.pop()
-        if end - start < 2:
-            continue
-        along = closed[end] - closed[start]
-        points = closed[start + 1 : end] - closed[start]
-        share = (points @ along / (along @ along)).clip(0, 1)
+    """Indices of the corners to keep; all spans between kept ones are split at once."""
+    closed = np.vstack([ring, ring[:1]])
+    kept = np.zeros(len(closed), bool)
+    kept[[0, np.argmax(((ring - ring[0]) ** 2).sum(1)), -1]] = True
+    while True:
+        ends = np.flatnonzero(kept)
+        span = np.cumsum(kept)[:-1] - 1
+        start = closed[ends[:-1]][span]
+        along = closed[ends[1:]][span] - start
+        points = ring - start
+        share = ((points * along).sum(1) / (along**2).sum(1)).clip(0, 1)
         distances = ((points - share[:, None] * along) ** 2).sum(1)
-        worst = int(np.argmax(distances))
-        if distances[worst] > tolerance**2:
-            middle = start + 1 + worst
-            kept.add(middle)
-            spans += [(start, middle), (middle, end)]
-    return np.array(sorted(kept))
+        worst = np.maximum.reduceat(distances, ends[:-1])
+        far = np.flatnonzero((distances == worst[span]) & (distances > tolerance**2))
+        if not len(far):
+            return ends[:-1]
+        kept[far[np.unique(span[far], return_index=True)[1]]] = True
 
 
 def _is_simple(ring: Ring) -> bool:
@@ -173,19 +174,22 @@ def _is_simple(ring: Ring) -> bool:
     back = _cross(before, along) == 0
     if np.any(back & ((before * along).sum(1) < 0)):
         return False
-    low, high = np.minimum(starts, ends), np.maximum(starts, ends)
+    low, high = np.minimum(starts, ends).T, np.maximum(starts, ends).T
     count = len(ring)
-    # Which side of each line (row) each corner (column) lies on.
     for top in range(0, count, _ROWS):
         rows = np.arange(top, min(top + _ROWS, count))
-        side = np.sign(_cross(along[rows, None], starts - starts[rows, None]))
-        other = np.sign(_cross(along, starts[rows, None] - starts))
-        other_end = np.sign(_cross(along, ends[rows, None] - starts))
-        meets = (side * np.roll(side, -1, axis=1) <= 0) & (other * other_end <= 0)
-        meets &= ((low[rows, None] <= high) & (low <= high[rows, None])).all(-1)
-        for neighbour in (-1, 0, 1):
-            meets[rows - top, (rows + neighbour) % count] = False
-        if meets.any():
+        near = np.arange(count) > rows[:, None] + 1  # each pair once, without neighbours
+        for axis in (0, 1):
+            near &= low[axis, rows, None] <= high[axis]
+            near &= low[axis] <= high[axis, rows, None]
+        first, second = np.nonzero(near)
+        first += top
+        apart = (first == 0) & (second == count - 1)  # neighbours too
+        for one, other in ((first, second), (second, first)):
+            # Both ends of the other side lie on one hand of this one's line.
+            hands = [_cross(along[one], end[other] - starts[one]) for end in (starts, ends)]
+            apart |= np.sign(hands[0]) * np.sign(hands[1]) > 0
+        if not apart.all():
             return False
     return True
 

@@ -34,10 +34,10 @@ class YoloWriter(Writer):
         for rle in photo.segments.rles():
             ring = polygons(rle)[0] / (width, height)
             lines.append("0 " + " ".join(f"{value:.6f}" for value in ring.ravel()) + "\n")
-        image = self._image(photo)
-        with replacing_file(self.place / "labels" / f"{image.stem}.txt") as file:
+        name = self.destination.names[photo.path]
+        with replacing_file(self.place / "labels" / f"{name}.txt") as file:
             file.write("".join(lines).encode())
-        _link(photo.path, image)
+        _link(photo.path, self._image(photo))
 
     def finish(self, photos: Iterable[Photo]) -> None:
         """Write what describes the data set."""
