@@ -114,11 +114,26 @@ def test_failing_run_leaves_the_file_as_it_was(tmp_path):
 
 
 @pytest.mark.slow
-def test_datumaro_reads_the_masks(written, as_polygons):
+@pytest.mark.filterwarnings("ignore")  # its own affair
+def test_datumaro_reads_the_masks(written, as_polygons, tmp_path):
     datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed: 560 MB")
-    _, _, file = written
-    data = datumaro.Dataset.import_from(str(file), "coco_instances")
-    assert len(data) == 3
-    kind = "polygon" if as_polygons else "mask"
-    shapes = [shape for item in data for shape in item.annotations if shape.type.name == kind]
-    assert len({(shape.group, shape.id) for shape in shapes}) >= 8
+    photos, truth, file = written
+    # Its layout of folders: annotations/instances_SUBSET.json, images/SUBSET.
+    layout = tmp_path / "data"
+    for folder in ("annotations", "images"):
+        (layout / folder).mkdir(parents=True)
+    file.rename(layout / "annotations/instances_default.json")
+    (layout / "images/default").symlink_to(tmp_path / "photos")
+    data = datumaro.Dataset.import_from(str(layout), "coco_instances")
+    items = {item.attributes["id"]: item for item in data}
+    assert set(items) == {10, 11, 12}
+    for photo in photos[:2]:
+        item = items[photo.id]
+        np.testing.assert_array_equal(item.media_as(datumaro.Image).size, (96, 128))
+        kind = "polygon" if as_polygons else "mask"
+        shapes = [shape for shape in item.annotations if shape.type.name == kind]
+        assert len({shape.group for shape in shapes}) == 4
+        assert len(shapes) == 4 + as_polygons  # both pieces of the third mask
+        if not as_polygons:
+            masks = [shape.image for shape in sorted(shapes, key=lambda shape: shape.group)]
+            np.testing.assert_array_equal(masks, truth[photo.path])

@@ -1,11 +1,14 @@
 import multiprocessing
 import os
 import signal
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from found_masks import write_photos
+import sharpmask.writers.parquet
+from found_masks import segments_of, write_photos
 from sharpmask.writers.formats import AS_POLYGONS, FORMATS, writers_for
 from sharpmask.writers.writer import Destination, Photo
 
@@ -55,6 +58,24 @@ def test_any_name_that_a_disk_allows_is_written(tmp_path, name, format_name):
     writer.finish(photos)
     assert writer.place.exists()
     assert set((tmp_path / "out").iterdir()) == {writer.place}
+
+
+@pytest.mark.parametrize(("format_name", "most"), [("coco", 2), ("labelstudio", 2), ("parquet", 4)])
+def test_photos_are_let_go_as_the_file_grows(tmp_path, monkeypatch, format_name, most):
+    monkeypatch.setattr(sharpmask.writers.parquet, "_ROWS", 3)
+    alive = weakref.WeakSet()
+    at_once = []
+
+    def photos():
+        for number in range(12):
+            segments = segments_of([np.ones((2, 3), bool)])
+            alive.add(segments)
+            at_once.append(len(alive))
+            yield Photo(number, Path(f"{number}.jpg"), segments)
+            del segments
+
+    writers_for([format_name], Destination(tmp_path, []))[0].finish(photos())
+    assert max(at_once) <= most
 
 
 def test_each_format_is_written_once(tmp_path):

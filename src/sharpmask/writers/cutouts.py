@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from sharpmask.files import replacing_folder
 from sharpmask.masks import Rle, decode, rle_boxes
-from sharpmask.writers.writer import Destination, Photo, Writer, write_png
+from sharpmask.writers.writer import PNG_LEVEL, Destination, Photo, Writer
 
 
 class CutoutWriter(Writer):
@@ -30,7 +30,7 @@ class CutoutWriter(Writer):
         with replacing_folder(self.place / self.destination.names[photo.path]) as folder:
             for number, rle in enumerate(photo.segments.rles(), start=1):
                 picture = Image.fromarray(cut_out(photo.image, rle, self.feather))
-                write_png(folder / f"{number:03}.png", picture)
+                picture.save(folder / f"{number:03}.png", compress_level=PNG_LEVEL)
 
 
 def cut_out(

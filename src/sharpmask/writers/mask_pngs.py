@@ -28,7 +28,7 @@ class MaskWriter(Writer):
         name = self.destination.names[photo.path]
         with replacing_folder(self.place / "single" / name) as folder:
             for number, mask in enumerate(photo.segments.masks(), start=1):
-                write_png(folder / f"{number:03}.png", Image.fromarray(mask))
+                Image.fromarray(mask).save(folder / f"{number:03}.png")
         write_png(self.place / "indexed" / f"{name}.png", indexed(photo.segments))
 
 
