@@ -6,6 +6,7 @@ from scipy import ndimage
 from shapely import Point, Polygon, contains_xy, union_all
 from shapely.geometry import box
 
+import sharpmask.writers.outlines
 from found_masks import any_mask, iou, mask_of, rle_of, shapes, solid
 from sharpmask.masks import segmentation_to_rle
 from sharpmask.writers.outlines import RELATIVE_TOLERANCE, outlines, polygons
@@ -64,9 +65,34 @@ def test_the_outline_stays_within_the_tolerance_of_its_polygon(mask, tolerance):
 
 @given(any_mask)
 def test_polygons_come_largest_first_and_the_largest_is_never_left_out(mask):
-    areas = [Polygon(ring).area for ring in polygons(rle_of(mask), 1.5)]
-    assert areas == sorted(areas, reverse=True)
-    assert len(areas) >= 1
+    for tolerance in (0, 1.5):
+        areas = [Polygon(ring).area for ring in polygons(rle_of(mask), tolerance)]
+        assert areas == sorted(areas, reverse=True)
+        assert len(areas) >= 1
+
+
+def test_a_ring_that_would_cross_itself_is_simplified_less(monkeypatch):
+    module = sharpmask.writers.outlines
+    monkeypatch.setattr(module, "RELATIVE_TOLERANCE", 10)
+    crossed = 0
+    for seed in range(8):
+        mask = np.random.default_rng(seed).random((24, 24)) < 0.62
+        for ring in outlines(mask):
+            coarse = ring[module._corners(ring, 2)]
+            if len(coarse) > 2:
+                assert module._is_simple(coarse) == Polygon(coarse).is_valid
+                crossed += not Polygon(coarse).is_valid
+        assert all(Polygon(ring).is_valid for ring in polygons(rle_of(mask), 2))
+    assert crossed
+
+
+def test_a_piece_inside_a_hole_is_filled_with_it():
+    mask = np.zeros((12, 12), bool)
+    mask[:9, :9] = True
+    mask[2:7, 2:7] = False
+    mask[4, 4] = True
+    (ring,) = outlines(mask)
+    np.testing.assert_array_equal(ring, [[0, 0], [9, 0], [9, 9], [0, 9]])
 
 
 def test_specks_are_left_out_with_the_tolerance():
