@@ -151,7 +151,7 @@ def _corners(ring: Ring, tolerance: float) -> Int[np.ndarray, " m"]:
     """Indices of the corners to keep; all spans between kept ones are split at once."""
     closed = np.vstack([ring, ring[:1]])
     kept = np.zeros(len(closed), bool)
-    kept[[0, np.argmax(((ring - ring[0]) ** 2).sum(1)), -1]] = True
+    kept[[0, int(np.argmax(((ring - ring[0]) ** 2).sum(1))), -1]] = True
     while True:
         ends = np.flatnonzero(kept)
         span = np.cumsum(kept)[:-1] - 1
