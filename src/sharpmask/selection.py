@@ -1,0 +1,231 @@
+"""Which masks of a photo are wanted: by score, size, repeats, parts, overlap."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import hotcoco.mask
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from sharpmask import masks
+from sharpmask.masks import Rle
+
+CONTAINED = 0.9
+"""A mask lies in another if more than this share of its pixels does."""
+
+
+class Found(Protocol):
+    """What selection and writers read of ``Proposals``."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+    @property
+    def scores(self) -> Float32[np.ndarray, " n"]:
+        """Best first."""
+        ...
+
+    def rles(self) -> list[Rle]:
+        """The masks."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Masks of one photo as RLE, without its pixels: what remains of proposals.
+
+    Attributes:
+        image_size: Height and width.
+        scores: 0 to 1, best first.
+        masks_rle: The masks; writers expect none that is empty.
+    """
+
+    image_size: tuple[int, int]
+    scores: Float32[np.ndarray, " n"]
+    masks_rle: Sequence[Rle]
+
+    @classmethod
+    def of(cls, found: Found) -> "Segments":
+        """The masks of proposals; empty ones are left out."""
+        every = cls(found.image_size, found.scores, found.rles())
+        return every[every.areas > 0]
+
+    @classmethod
+    def from_coco(
+        cls, records: Sequence[Mapping[str, Any]], image_size: tuple[int, int]
+    ) -> "Segments":
+        """Read what ``to_coco`` gives."""
+        scores = np.array([record["score"] for record in records], np.float32)
+        return cls(image_size, scores, [record["segmentation"] for record in records])
+
+    def __len__(self) -> int:
+        return len(self.masks_rle)
+
+    def __getitem__(
+        self, index: slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]
+    ) -> "Segments":
+        """Some of them, by slice, indices or a boolean mask."""
+        chosen = np.arange(len(self))[index].tolist()
+        return Segments(
+            self.image_size, self.scores[index], [self.masks_rle[each] for each in chosen]
+        )
+
+    @property
+    def boxes(self) -> Float[np.ndarray, "n 4"]:
+        """Tight boxes of the masks, xyxy pixels."""
+        return masks.rle_boxes(self.masks_rle)
+
+    @property
+    def areas(self) -> Int[np.ndarray, " n"]:
+        """Pixels in each mask."""
+        return masks.rle_areas(self.masks_rle)
+
+    def rles(self) -> list[Rle]:
+        """The masks as compressed COCO RLE."""
+        return list(self.masks_rle)
+
+    def masks(self) -> Iterator[Bool[np.ndarray, "h w"]]:
+        """Full-size masks one by one."""
+        for rle in self.masks_rle:
+            yield masks.decode(rle).astype(bool)
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Records of COCO's results format; everything is of category 1, "object"."""
+        return [
+            {
+                "image_id": image_id,
+                "category_id": 1,
+                "segmentation": rle,
+                "bbox": [float(v) for v in (x0, y0, x1 - x0, y1 - y0)],
+                "score": float(score),
+            }
+            for rle, (x0, y0, x1, y1), score in zip(
+                self.masks_rle, self.boxes, self.scores, strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which masks to keep. The steps run in the order of the fields; areas are checked again last.
+
+    Attributes:
+        min_score: The least score.
+        min_area, max_area: Limits of a mask's size: pixels, or a share of the photo as "2%".
+        distinct: Drop masks whose IoU with a better one exceeds this.
+        parts: Keep masks that lie in another one.
+        no_overlap: Give each pixel to the best mask that holds it.
+        top: The most masks to keep, the best.
+    """
+
+    min_score: float = 0.0
+    min_area: float | str = 0
+    max_area: float | str = "100%"
+    distinct: float = 1.0
+    parts: bool = True
+    no_overlap: bool = False
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_score", "distinct"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name in ("min_area", "max_area"):
+            pixels(getattr(self, name), (1, 1), name)
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top: expected 1 or more, got {self.top}")
+
+    def __call__(self, found: Found) -> Segments:
+        """The masks that are kept; empty ones never are."""
+        kept = Segments.of(found)
+        least = max(1.0, pixels(self.min_area, kept.image_size, "min_area"))
+        most = pixels(self.max_area, kept.image_size, "max_area")
+        kept = kept[kept.scores >= self.min_score]
+        kept = kept[(kept.areas >= least) & (kept.areas <= most)]
+        if self.distinct < 1:
+            kept = kept[distinct(kept.masks_rle, self.distinct)]
+        if not self.parts:
+            kept = kept[parents(kept.masks_rle) < 0]
+        if self.no_overlap:
+            kept = Segments(kept.image_size, kept.scores, without_overlap(kept.masks_rle))
+            kept = kept[kept.areas >= least]
+        return kept[: self.top]
+
+
+def pixels(limit: float | str, image_size: tuple[int, int], name: str) -> float:
+    """Pixels that a limit stands for: a number, or a share of the photo such as "2%".
+
+    Raises:
+        ValueError: It is neither; ``name`` says which limit.
+    """
+    text = str(limit).strip()
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = float("nan")
+    share = text.endswith("%")
+    if not 0 <= value < float("inf") or (share and value > 100):
+        raise ValueError(f"{name}: expected pixels, or a share of the photo as 2%, got {limit!r}")
+    return value / 100 * image_size[0] * image_size[1] if share else value
+
+
+def distinct(rles: Sequence[Rle], threshold: float) -> Int[np.ndarray, " m"]:
+    """Indices of masks that repeat no better one: greedy non-maximum suppression.
+
+    Args:
+        rles: Masks, best first.
+        threshold: A mask repeats another that is kept if their IoU exceeds this.
+    """
+    alike = masks.rle_iou(rles, rles, threshold) > threshold
+    repeats = np.zeros(len(rles), bool)
+    for index in range(len(rles)):
+        if not repeats[index]:
+            repeats[index + 1 :] |= alike[index, index + 1 :]
+    return np.flatnonzero(~repeats)
+
+
+def parents(rles: Sequence[Rle], share: float = CONTAINED) -> Int[np.ndarray, " n"]:
+    """Index of the smallest mask that each mask lies in; -1 where there is none.
+
+    A mask lies in a larger one if more than ``share`` of its pixels do. Of two of one size the
+    better one counts as the larger, so no mask lies in itself, not even through others.
+
+    Args:
+        rles: Masks, best first.
+        share: 0 to 1.
+    """
+    areas, boxes = masks.rle_areas(rles), masks.rle_boxes(rles)
+    order = np.lexsort((-np.arange(len(rles)), areas))  # the smallest first
+    found = np.full(len(rles), -1)
+    for place, index in enumerate(order):
+        larger = order[place + 1 :]
+        # What two boxes share bounds what their masks share, so few masks are compared.
+        sides = np.minimum(boxes[index, 2:], boxes[larger, 2:])
+        sides -= np.maximum(boxes[index, :2], boxes[larger, :2])
+        larger = larger[sides.clip(min=0).prod(1) > share * areas[index]]
+        if len(larger):
+            holders = [dict(rles[holder]) for holder in larger]
+            # With crowds COCO divides the intersection by the first mask's own area.
+            inside = hotcoco.mask.iou([dict(rles[index])], holders, [True] * len(holders))[0]
+            found[index] = next(iter(larger[inside > share]), -1)
+    return found
+
+
+def without_overlap(rles: Sequence[Rle]) -> list[Rle]:
+    """Each pixel left to the first mask that holds it; masks may end up empty."""
+    if not rles:
+        return []
+    height, width = rles[0]["size"]
+    taken = np.zeros((height, width), bool)
+    left_over = []
+    for rle, (left, top, right, bottom) in zip(
+        rles, masks.rle_boxes(rles).astype(int).tolist(), strict=True
+    ):
+        window = taken[top:bottom, left:right]
+        own = masks.decode(rle)[top:bottom, left:right].astype(bool) & ~window
+        window |= own
+        left_over.append(masks.encode(own, (height, width), top, left))
+    return left_over

@@ -1,0 +1,87 @@
+"""LabelMe: a JSON file a photo."""
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sharpmask.files import write_json
+from sharpmask.masks import decode
+from sharpmask.writers.outlines import polygons
+from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, absolute
+
+_VERSION = "5.4.1"  # the first release of LabelMe with shapes of the type "mask" was 5.2
+
+
+class LabelmeWriter(Writer):
+    """``labelme/NAME.json``: open it, or the photos with ``labelme PHOTOS --output .../labelme``.
+
+    A mask's score is in its description. Nothing is written beside the photos: what lies there may
+    be somebody's work.
+
+    Args:
+        destination: Where.
+        polygons: Write polygons instead of masks; holes are filled, the pieces of one mask share
+            their ``group_id``.
+    """
+
+    def __init__(self, destination: Destination, *, polygons: bool = False) -> None:
+        self.destination = destination
+        self.polygons = polygons
+        self.place = destination.output / "labelme"
+
+    def add(self, photo: Photo) -> None:
+        """Write a photo's file."""
+        height, width = photo.segments.image_size
+        content: dict[str, Any] = {
+            "version": _VERSION,
+            "flags": {},
+            "shapes": self._polygons(photo) if self.polygons else self._masks(photo),
+            "imagePath": _relative(photo.path, self.place),
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        write_json(self.place / f"{self.destination.names[photo.path]}.json", content, indent=1)
+
+    def _masks(self, photo: Photo) -> list[dict[str, Any]]:
+        shapes = []
+        found = photo.segments
+        boxes = found.boxes.astype(int).tolist()
+        for rle, (x0, y0, x1, y1), score in zip(found.rles(), boxes, found.scores, strict=True):
+            png = io.BytesIO()
+            Image.fromarray(decode(rle)[y0:y1, x0:x1].astype(bool)).save(png, "PNG")
+            # Both corners belong to the box.
+            shape = _shape("mask", [[x0, y0], [x1 - 1, y1 - 1]], score, None)
+            shapes.append(shape | {"mask": base64.b64encode(png.getvalue()).decode()})
+        return shapes
+
+    def _polygons(self, photo: Photo) -> list[dict[str, Any]]:
+        shapes = []
+        found = photo.segments
+        for number, (rle, score) in enumerate(zip(found.rles(), found.scores, strict=True)):
+            rings = polygons(rle)
+            group = number if len(rings) > 1 else None
+            shapes += [_shape("polygon", ring.tolist(), score, group) for ring in rings]
+        return shapes
+
+
+def _shape(kind: str, points: list[list[float]], score: float, group: int | None) -> dict[str, Any]:
+    return {
+        "label": LABEL,
+        "points": points,
+        "group_id": group,
+        "description": f"score {score:.3f}",
+        "shape_type": kind,
+        "flags": {},
+    }
+
+
+def _relative(photo: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(photo, folder)).as_posix()
+    except ValueError:  # another drive of Windows
+        return absolute(photo).as_posix()

@@ -1,0 +1,127 @@
+"""Label Studio: tasks with predictions, and the labelling interface that shows them."""
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from os import fsencode
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Bool
+
+from sharpmask.files import replacing_file
+from sharpmask.masks import Rle, decode
+from sharpmask.writers.outlines import polygons
+from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, write_array
+
+LOCAL_FILES = "/data/local-files/?d="
+"""Where Label Studio serves the files of a storage "Local files"."""
+_RUN_BITS = (5, 9, 12, 16)
+"""Sizes of a run's length."""
+_CHANNELS = 4  # of a brush's picture: red, green, blue, alpha
+
+_CONFIG = """\
+<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <{kind}Labels name="object" toName="image">
+    <Label value="{label}"/>
+  </{kind}Labels>
+</View>
+"""
+
+
+class LabelStudioWriter(Writer):
+    """``labelstudio/``: ``tasks.json`` to import, ``config.xml`` as the labelling interface.
+
+    Each mask is a region with its score; a prediction's score is the mean of them. A brush keeps
+    every pixel; a polygon is the largest piece with its holes filled, and can be edited by points.
+
+    Args:
+        destination: Where.
+        polygons: Write polygons instead of brush masks.
+        address: What Label Studio puts before a photo's path, which is relative to the folder that
+            all photos lie in: that of a local storage, or the address of a web server.
+    """
+
+    def __init__(
+        self, destination: Destination, *, polygons: bool = False, address: str = LOCAL_FILES
+    ) -> None:
+        self.destination = destination
+        self.polygons = polygons
+        self.address = address
+        self.place = destination.output / "labelstudio"
+
+    def finish(self, photos: Iterable[Photo]) -> None:
+        """Write both files."""
+        kind = "Polygon" if self.polygons else "Brush"
+        with replacing_file(self.place / "config.xml") as file:
+            file.write(_CONFIG.format(kind=kind, label=LABEL).encode())
+        with replacing_file(self.place / "tasks.json") as file:
+            write_array(file, map(self._task, photos))
+
+    def _task(self, photo: Photo) -> dict[str, Any]:
+        height, width = photo.segments.image_size
+        scores = photo.segments.scores.tolist()
+        result = [
+            {
+                "id": f"{photo.id}-{number}",
+                "from_name": "object",
+                "to_name": "image",
+                "original_width": width,
+                "original_height": height,
+                "image_rotation": 0,
+                "score": score,
+                **(_polygon(rle) if self.polygons else _brush(rle)),
+            }
+            for number, (rle, score) in enumerate(
+                zip(photo.segments.rles(), scores, strict=True), start=1
+            )
+        ]
+        address = self.address + quote(fsencode(self.destination.relative(photo.path)))
+        prediction = {
+            "model_version": f"sharpmask {version('sharpmask')}",
+            "score": float(np.mean(scores)) if scores else 0.0,
+            "result": result,
+        }
+        return {"data": {"image": address}, "predictions": [prediction]}
+
+
+def _brush(rle: Rle) -> dict[str, Any]:
+    value = {"format": "rle", "rle": brush_rle(decode(rle).astype(bool)), "brushlabels": [LABEL]}
+    return {"type": "brushlabels", "value": value}
+
+
+def _polygon(rle: Rle) -> dict[str, Any]:
+    height, width = rle["size"]
+    percent = polygons(rle)[0] * (100 / width, 100 / height)
+    value = {"points": percent.tolist(), "closed": True, "polygonlabels": [LABEL]}
+    return {"type": "polygonlabels", "value": value}
+
+
+def brush_rle(mask: Bool[np.ndarray, "h w"]) -> list[int]:
+    """A mask in Label Studio's run lengths: a stream of bits, as bytes.
+
+    The stream holds a picture of four channels, 255 where the mask is. It starts with the count of
+    values (32 bits), the bits of a value less one (5) and four sizes less one (4 each). A run is a
+    1, the index of its size (2 bits), its length less one in so many bits, and its value.
+    """
+    values = mask.ravel()
+    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
+    starts = np.concatenate([[0], edges])
+    lengths = _CHANNELS * np.diff(np.concatenate([starts, [values.size]]))
+    filled = values[starts]
+    # A run that is longer than its field can say becomes several.
+    longest = 2 ** _RUN_BITS[-1]
+    parts = -(-lengths // longest)
+    last = np.cumsum(parts) - 1
+    runs = np.full(parts.sum(), longest)
+    runs[last] = lengths - (parts - 1) * longest
+    filled = np.repeat(filled, parts)
+    size = np.searchsorted(2 ** np.array(_RUN_BITS), runs)
+    bits = np.array(_RUN_BITS)[size]
+    words = (4 + size << bits | runs - 1) << 8 | np.where(filled, 255, 0)
+    head = [(values.size * _CHANNELS, 32), (8 - 1, 5), *((each - 1, 4) for each in _RUN_BITS)]
+    words = np.concatenate([[word for word, _ in head], words])
+    sizes = np.concatenate([[length for _, length in head], 1 + 2 + bits + 8])
+    table = np.unpackbits(words.astype(">u4").view(np.uint8)).reshape(-1, 32)
+    return list(np.packbits(table[np.arange(32) >= 32 - sizes[:, None]]).tobytes())

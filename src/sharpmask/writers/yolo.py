@@ -1,0 +1,66 @@
+"""YOLO segmentation: a text file a photo, a polygon a line."""
+
+import shutil
+from collections.abc import Iterable
+from os import fsencode
+from pathlib import Path
+
+from sharpmask.files import PART, replacing_file
+from sharpmask.writers.outlines import polygons
+from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, absolute
+
+
+class YoloWriter(Writer):
+    """``yolo/``: ``labels/NAME.txt``, ``images/NAME.jpg``, ``data.yaml`` and its lists.
+
+    A line is ``0 x1 y1 x2 y2 ...``, coordinates in shares of width and height: the largest piece of
+    one mask, holes filled, so a mask never becomes two objects. Scores have no place there.
+
+    YOLO finds a label by the name of its image, so the images are links to the photos (copies,
+    where the system allows no links), called as their labels are.
+
+    Args:
+        destination: Where.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.place = destination.output / "yolo"
+
+    def add(self, photo: Photo) -> None:
+        """Write the labels of a photo, link the photo."""
+        height, width = photo.segments.image_size
+        lines = []
+        for rle in photo.segments.rles():
+            ring = polygons(rle)[0] / (width, height)
+            lines.append("0 " + " ".join(f"{value:.6f}" for value in ring.ravel()) + "\n")
+        name = self.destination.names[photo.path]
+        with replacing_file(self.place / "labels" / f"{name}.txt") as file:
+            file.write("".join(lines).encode())
+        _link(photo.path, self._image(photo))
+
+    def finish(self, photos: Iterable[Photo]) -> None:
+        """Write what describes the data set."""
+        with replacing_file(self.place / "classes.txt") as file:
+            file.write(f"{LABEL}\n".encode())
+        with replacing_file(self.place / "photos.txt") as file:
+            for photo in photos:
+                file.write(b"./images/" + fsencode(self._image(photo).name) + b"\n")
+        with replacing_file(self.place / "data.yaml") as file:
+            lists = "train: photos.txt\nval: photos.txt\n"
+            file.write(f"{lists}nc: 1\nnames:\n  0: {LABEL}\n".encode())
+
+    def _image(self, photo: Photo) -> Path:
+        name = self.destination.names[photo.path]
+        return self.place / "images" / f"{name}{photo.path.suffix}"
+
+
+def _link(photo: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(absolute(photo))
+    except OSError:
+        temporary = link.with_name(f".{link.name}{PART}")
+        shutil.copyfile(photo, temporary)
+        temporary.replace(link)
