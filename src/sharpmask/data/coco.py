@@ -46,6 +46,7 @@ class CocoImage:
         instances: Objects that can be learned from.
         crowds: Boxes (xyxy) of crowd regions and of objects too small to learn from: not
             background.
+        source: Collection that the photo is from, if the file states it.
     """
 
     id: int
@@ -54,6 +55,7 @@ class CocoImage:
     complete: bool
     instances: tuple[Instance, ...]
     crowds: tuple[tuple[float, float, float, float], ...]
+    source: str = ""
 
     @property
     def boxes(self) -> Float[np.ndarray, "n 4"]:
@@ -291,7 +293,10 @@ def _load_image(
         identifier = annotation.get("id", -1)
         instances.append(Instance(identifier, names[category], (left, top, right, bottom), rle))
     complete = bool(entry.get("complete", True))
-    return CocoImage(identity, folder / name, size, complete, tuple(instances), tuple(crowds))
+    return CocoImage(
+        identity, folder / name, size, complete, tuple(instances), tuple(crowds),
+        source=str(entry.get("source", "")),
+    )  # fmt: skip
 
 
 def _is_id(value: object) -> bool:
