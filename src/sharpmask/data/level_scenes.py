@@ -30,7 +30,7 @@ POSITIVE_CELLS, IGNORED_CELLS = 1.0, 2.6
 Distances in size from the level's own object size, and in cells from the object's centre.
 """
 READING_SIZE = 640
-READING_OCTAVES = (-1.25, 0.5)
+READING_OCTAVES = (-1.0, 0.6)
 """Scales of scenes: these octaves round a longer photo side of so many pixels."""
 DRAWN_SIZES = (20.0, 500.0)
 """The object that a scene is drawn for is scaled to a longer side within these, pixels."""
@@ -188,13 +188,15 @@ class LevelSceneDataset(Dataset[Sample]):
         """Scene (epoch, index)."""
         rng = np.random.default_rng((self.seed, *index, 4))
         number, piece = self._place(rng, index[1])
-        scene = Image.new("RGB", (self.scene_size, self.scene_size), (GREY,) * 3)
-        scene.paste(piece.resample(self.photo(number)), (0, 0))
+        photo = piece.resample(self.photo(number))
         objects = self._objects(number, piece)
         for _ in range(rng.poisson(self.copy_paste)):
-            self._paste(scene, objects, piece, rng)
+            self._paste(photo, objects, piece, rng)
         if self.colour_jitter:
-            scene = augment(scene, rng, self.colour_jitter)
+            photo = augment(photo, rng, self.colour_jitter)
+        # What lies beyond a photo looks the same whenever it is read.
+        scene = Image.new("RGB", (self.scene_size, self.scene_size), (GREY,) * 3)
+        scene.paste(photo, (0, 0))
         labels, cells, masks = [], [], []
         for level in range(len(self.geometry.strides)):
             label, owners = self._label(objects, level, complete=self.dataset.images[number].complete)
@@ -258,34 +260,42 @@ class LevelSceneDataset(Dataset[Sample]):
 
     def _paste(
         self,
-        scene: Image.Image,
+        photo: Image.Image,
         objects: list[SceneObject],
         piece: Piece,
         rng: np.random.Generator,
     ) -> None:
-        """Paste an object cut out of some photo over the others."""
+        """Paste an object cut out of some photo over the others; it may leave the piece."""
         number, index = self.sampler.object(rng)
         instance = self.dataset.images[number].instances[index]
         box = tuple(int(value) for value in instance.box)
         sides = np.array([box[2] - box[0], box[3] - box[1]])
         side = np.exp(rng.uniform(*np.log(PASTED_SIZES)))
-        factor = min(side / sides.max(), MAX_ENLARGEMENT)
-        width, height = (max(1, round(float(s) * factor)) for s in sides)
-        corner = rng.uniform(0, self.scene_size - np.array([width, height])).astype(int)
-        left, top = int(corner[0]), int(corner[1])
-        size = (width, height)
-        photo = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=box)
+        factor = min(side / sides.max(), MAX_ENLARGEMENT, 2 * min(piece.size) / sides.max())
+        size = tuple(max(1, round(float(s) * factor)) for s in sides)
+        corner = np.rint(rng.uniform(0, piece.size) - np.array(size) / 2).astype(int)
+        place = np.concatenate([corner, corner + size]).astype(float)
+        inside = place.clip(0, np.tile(piece.size, 2))
+        cutout = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=box)
         full = Image.fromarray(decode(instance.rle) * np.uint8(255))
         shape = full.resize(size, Image.Resampling.BILINEAR, box=box)
-        scene.paste(photo, (left, top), shape)
-        mask = np.zeros((self.scene_size, self.scene_size), np.uint8)
-        mask[top : top + height, left : left + width] = np.asarray(shape)
-        place = np.array([left, top, left + width, top + height], float)
+        left, top = corner.tolist()
+        photo.paste(cutout, (left, top), shape)
+        canvas = Image.new("L", piece.size)
+        canvas.paste(shape, (left, top))
+        mask = self._framed(canvas)
         for other in objects:
-            overlap = np.minimum(other.box[2:], place[2:]) - np.maximum(other.box[:2], place[:2])
+            overlap = np.minimum(other.box[2:], inside[2:]) - np.maximum(other.box[:2], inside[:2])
             if other.learned and np.all(overlap > 0):
                 other.cover(mask, piece)
-        objects.append(SceneObject(place, learned=True, mask=mask))
+        share = np.prod(inside[2:] - inside[:2]) / np.prod(size)
+        objects.append(SceneObject(inside, learned=bool(share >= INSIDE), mask=mask))
+
+    def _framed(self, mask: Image.Image) -> UInt8[np.ndarray, "s s"]:
+        """A piece's mask in the frame of the scene."""
+        framed = np.zeros((self.scene_size, self.scene_size), np.uint8)
+        framed[: mask.height, : mask.width] = np.asarray(mask)
+        return framed
 
     def _label(
         self, objects: list[SceneObject], level: int, *, complete: bool

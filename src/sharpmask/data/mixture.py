@@ -1,7 +1,8 @@
 """Drawing objects and photos by source, so that no kind of photo crowds out the others."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,3 +66,38 @@ class SourceSampler:
         """A photo all of whose objects are labelled."""
         photos = self._complete[rng.choice(len(self.sources), p=self.complete_shares)]
         return photos[rng.integers(len(photos))]
+
+
+def keep_back(
+    dataset: CocoDataset, *, sources: Collection[str], count: int, seed: int
+) -> tuple[CocoDataset, CocoDataset]:
+    """Split a data set into photos to train on and photos to measure on.
+
+    Args:
+        dataset: All photos.
+        sources: Kept back as a whole: kinds of photos that nothing like is trained on.
+        count: Photos kept back of the other sources, half of them completely labelled; each source
+            gives as the root of the number of its photos.
+        seed: Of the draw.
+
+    Returns:
+        What is left, and what is kept back.
+    """
+    kept = {k for k, image in enumerate(dataset.images) if image.source in sources}
+    rng = np.random.default_rng(seed)
+    for complete, number in ((True, count // 2), (False, count - count // 2)):
+        members: dict[str, list[int]] = {}
+        for k, image in enumerate(dataset.images):
+            if k not in kept and image.complete == complete and image.instances:
+                members.setdefault(image.source, []).append(k)
+        photos = [k for source in sorted(members) for k in members[source]]
+        weights = [1 / math.sqrt(len(members[dataset.images[k].source])) for k in photos]
+        drawn = min(number, len(photos))
+        if drawn:
+            odds = np.array(weights) / sum(weights)
+            kept |= set(rng.choice(photos, drawn, replace=False, p=odds).tolist())
+    rest, back = (
+        tuple(image for k, image in enumerate(dataset.images) if (k in kept) == wanted)
+        for wanted in (False, True)
+    )
+    return replace(dataset, images=rest), replace(dataset, images=back)

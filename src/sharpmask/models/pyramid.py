@@ -322,10 +322,8 @@ def pad(x: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c hp wp"]:
 
 def double(x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n c t t"]:
     """From s to 2 s - 1 samples a side: each stays, their means come between."""
-    between = (x[:, :, :-1] + x[:, :, 1:]) / 2
-    x = torch.cat([torch.stack([x[:, :, :-1], between], dim=3).flatten(2, 3), x[:, :, -1:]], dim=2)
-    between = (x[..., :-1] + x[..., 1:]) / 2
-    return torch.cat([torch.stack([x[..., :-1], between], dim=4).flatten(3, 4), x[..., -1:]], dim=3)
+    side = 2 * x.shape[-1] - 1
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=True)
 
 
 def start(layer: nn.Module, deviation: float = 1.0) -> None:
