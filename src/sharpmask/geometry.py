@@ -8,6 +8,7 @@ photo resized by a pyramid scale. *Cell* (row, column): one position of the dens
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -160,7 +161,7 @@ class PyramidGeometry:
     def __post_init__(self) -> None:
         if self.grid % 2 == 0:
             raise ValueError(f"grid: expected an odd number of cells, got {self.grid}")
-        if any(2 * fine != coarse for fine, coarse in zip(self.strides, self.strides[1:])):
+        if any(2 * fine != coarse for fine, coarse in pairwise(self.strides)):
             raise ValueError(f"strides: each must be twice the one before, got {self.strides}")
 
     @property
@@ -170,7 +171,7 @@ class PyramidGeometry:
 
     def side(self, step: int) -> int:
         """Samples on a side of a window after ``step`` doublings: neighbours gain one between."""
-        return (self.grid - 1) * 2**step + 1
+        return ((self.grid - 1) << step) + 1
 
     @property
     def mask_size(self) -> int:
@@ -179,7 +180,7 @@ class PyramidGeometry:
 
     def sample_size(self, level: int) -> float:
         """Pixels between the samples of a finished mask."""
-        return self.strides[level] / 2**self.doublings
+        return self.strides[level] / (1 << self.doublings)
 
     def window_size(self, level: int) -> float:
         """Side of a level's windows in pixels: each sample stands for a square round it."""
@@ -210,7 +211,7 @@ class PyramidGeometry:
         """Windows (xyxy, pixels of the image) of cells (level, row, column)."""
         strides = np.array(self.strides)[cells[:, 0], None]
         centers = cells[:, :0:-1] * strides + self.cell_offset
-        half = strides * (self.mask_size / 2 ** (self.doublings + 1))
+        half = strides * (self.mask_size / (2 << self.doublings))
         factor = (np.array(image_size) / np.array(scaled_size))[::-1]
         windows: Float[np.ndarray, "n 4"] = np.concatenate(
             [(centers - half) * factor, (centers + half) * factor], axis=1

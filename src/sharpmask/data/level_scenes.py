@@ -199,7 +199,9 @@ class LevelSceneDataset(Dataset[Sample]):
         scene.paste(photo, (0, 0))
         labels, cells, masks = [], [], []
         for level in range(len(self.geometry.strides)):
-            label, owners = self._label(objects, level, complete=self.dataset.images[number].complete)
+            label, owners = self._label(
+                objects, level, complete=self.dataset.images[number].complete
+            )
             chosen = self._choose(label, owners, rng)
             labels.append(torch.from_numpy(label))
             for row, column in chosen:
@@ -228,7 +230,7 @@ class LevelSceneDataset(Dataset[Sample]):
             box = np.array(image.instances[instance].box)
             side = float(np.max(box[2:] - box[:2]))
             scale = READING_SIZE / max(image.size) * 2**octave
-            scale = float(np.clip(scale, *(size / side for size in DRAWN_SIZES)))
+            scale = min(max(scale, DRAWN_SIZES[0] / side), DRAWN_SIZES[1] / side)
             # The object may lie anywhere in the scene.
             reach = max(0.0, (self.scene_size / scale - side) / 2)
             center = (box[:2] + box[2:]) / 2 + rng.uniform(-reach, reach, 2)
@@ -268,17 +270,17 @@ class LevelSceneDataset(Dataset[Sample]):
         """Paste an object cut out of some photo over the others; it may leave the piece."""
         number, index = self.sampler.object(rng)
         instance = self.dataset.images[number].instances[index]
-        box = tuple(int(value) for value in instance.box)
-        sides = np.array([box[2] - box[0], box[3] - box[1]])
+        sides = np.array(instance.box[2:]) - instance.box[:2]
         side = np.exp(rng.uniform(*np.log(PASTED_SIZES)))
         factor = min(side / sides.max(), MAX_ENLARGEMENT, 2 * min(piece.size) / sides.max())
-        size = tuple(max(1, round(float(s) * factor)) for s in sides)
+        width, height = np.maximum(1, np.rint(sides * factor)).astype(int).tolist()
+        size = (width, height)
         corner = np.rint(rng.uniform(0, piece.size) - np.array(size) / 2).astype(int)
         place = np.concatenate([corner, corner + size]).astype(float)
         inside = place.clip(0, np.tile(piece.size, 2))
-        cutout = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=box)
+        cutout = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=instance.box)
         full = Image.fromarray(decode(instance.rle) * np.uint8(255))
-        shape = full.resize(size, Image.Resampling.BILINEAR, box=box)
+        shape = full.resize(size, Image.Resampling.BILINEAR, box=instance.box)
         left, top = corner.tolist()
         photo.paste(cutout, (left, top), shape)
         canvas = Image.new("L", piece.size)
@@ -308,7 +310,9 @@ class LevelSceneDataset(Dataset[Sample]):
         nearest = np.full((count, count), np.inf)
         boxes = np.array([item.box for item in objects]).reshape(-1, 4)
         octaves = np.abs(geometry.octaves(level, boxes))
-        places = ((boxes[:, :2] + boxes[:, 2:]) / 2 - geometry.cell_offset) / geometry.strides[level]
+        places = ((boxes[:, :2] + boxes[:, 2:]) / 2 - geometry.cell_offset) / geometry.strides[
+            level
+        ]
         for k in np.flatnonzero(octaves < IGNORED_OCTAVES):
             first = np.ceil(places[k] - IGNORED_CELLS).astype(int).clip(0, count)
             last = np.floor(places[k] + IGNORED_CELLS).astype(int).clip(-1, count - 1) + 1

@@ -43,7 +43,9 @@ class SourceSampler:
         rest = 1 - sum(shares.values())
         weights = {s: shares.get(s, rest * root / max(others, 1e-9)) for s, root in roots.items()}
         self.sources = sorted(members)
-        self._instances = [InstanceSampler(dataset, images=members[source]) for source in self.sources]
+        self._instances = [
+            InstanceSampler(dataset, images=members[source]) for source in self.sources
+        ]
         self._complete = [
             [k for k in members[source] if dataset.images[k].complete] for source in self.sources
         ]

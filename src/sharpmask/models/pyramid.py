@@ -219,7 +219,7 @@ class SharpMaskPyramid(nn.Module):
 
     def stride_of(self, level: int, step: int) -> int:
         """Stride of the map that a level's windows read at a step; none is finer than 2."""
-        return max(MAP_STRIDES[0], self.geometry.strides[level] // 2**step)
+        return max(MAP_STRIDES[0], self.geometry.strides[level] >> step)
 
     def steps_at(self, stride: int) -> list[int]:
         """Steps (1 to the last) at which windows of some level read the map of a stride."""
@@ -233,16 +233,16 @@ class SharpMaskPyramid(nn.Module):
         levels = self.levels(features)
         fine = {
             (stride, step): x
-            for stride, lateral, maps in zip(
-                MAP_STRIDES, self.laterals, features.maps, strict=True
-            )
+            for stride, lateral, maps in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
             for step, x in zip(self.steps_at(stride), lateral(maps), strict=True)
         }
         laterals = []
         for level, x in enumerate(levels):
             coarse = pad(self.level_lateral(x), self.geometry.reach)
             finer = [
-                pad(fine[stride, step], self.geometry.reach * self.geometry.strides[level] // stride)
+                pad(
+                    fine[stride, step], self.geometry.reach * self.geometry.strides[level] // stride
+                )
                 for step in range(1, self.geometry.doublings + 1)
                 for stride in [self.stride_of(level, step)]
             ]
@@ -253,7 +253,9 @@ class SharpMaskPyramid(nn.Module):
         """Score logits of all cells of each level: the IoU to expect of the cell's mask."""
         return self.head.scores(features.vectors)
 
-    def decode(self, features: PyramidFeatures, cells: Int[Tensor, "n 4"]) -> Float[Tensor, "n s s"]:
+    def decode(
+        self, features: PyramidFeatures, cells: Int[Tensor, "n 4"]
+    ) -> Float[Tensor, "n s s"]:
         """Mask logits of the windows at cells (image, level, row, column)."""
         order = torch.argsort(cells[:, 1], stable=True)
         parts = []

@@ -14,18 +14,21 @@ from torch import Tensor
 
 from sharpmask.models.backbones import Backbone, fold_batch_norm
 from sharpmask.models.deepmask import DeepMask, build_deepmask
+from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import WeightsError, resolve
 from sharpmask.models.tails import Tail
 
 Model = DeepMask | SharpMask
+AnyModel = Model | SharpMaskPyramid
 
 
-def build(architecture: Mapping[str, Any]) -> Model:
+def build(architecture: Mapping[str, Any]) -> Any:
     """A model with random weights from its description, as model files hold it.
 
     ``{"model": "deepmask", ...}`` takes the arguments of ``build_deepmask``;
-    ``{"model": "sharpmask", "deepmask": {...}, ...}`` those of ``SharpMask``.
+    ``{"model": "sharpmask", "deepmask": {...}, ...}`` those of ``SharpMask``;
+    ``{"model": "pyramid", ...}`` those of ``build_pyramid``.
 
     Raises:
         ValueError: Unknown model or arguments.
@@ -34,14 +37,16 @@ def build(architecture: Mapping[str, Any]) -> Model:
         options = dict(architecture)
         kind = options.pop("model", None)
         if kind == "deepmask":
-            model: Model = build_deepmask(**options)
+            model: AnyModel = build_deepmask(**options)
         elif kind == "sharpmask":
             deepmask = build(options.pop("deepmask"))
             if not isinstance(deepmask, DeepMask):
                 raise ValueError("architecture: 'deepmask' must describe a deepmask")
             model = SharpMask(deepmask, **options)
+        elif kind == "pyramid":
+            model = build_pyramid(**options)
         else:
-            raise ValueError(f"architecture: expected deepmask or sharpmask, got {kind!r}")
+            raise ValueError(f"architecture: expected deepmask, sharpmask or pyramid, got {kind!r}")
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"architecture: {error}") from None
     model.architecture = dict(architecture)
@@ -49,7 +54,7 @@ def build(architecture: Mapping[str, Any]) -> Model:
 
 
 def save(
-    model: Model,
+    model: AnyModel,
     path: Path,
     *,
     metadata: Mapping[str, Any] | None = None,
@@ -94,7 +99,7 @@ def save_atomically(
         temporary.unlink(missing_ok=True)
 
 
-def load(source: str | os.PathLike[str]) -> Model:
+def load(source: str | os.PathLike[str]) -> Any:
     """Load a model for inference (eval mode, float32).
 
     Args:

@@ -22,7 +22,12 @@ from sharpmask.training.recipes import Recipe, deepmask
 def pyramid() -> Recipe:
     """From a trunk that has learned COCO's boxes, on scenes of 448 px, in two hours of one core."""
     return replace(
-        deepmask(), steps=8000, scene_size=448, scene_windows=4, warmup_steps=200, validate_every=250
+        deepmask(),
+        steps=8000,
+        scene_size=448,
+        scene_windows=4,
+        warmup_steps=200,
+        validate_every=250,
     )
 
 
@@ -133,7 +138,7 @@ def level_scene_loss(
 def dice_loss(
     logits: Float[Tensor, "n m m"], targets: Float[Tensor, "n m m"]
 ) -> Float[Tensor, " n"]:
-    """1 - 2 |pt| / (|p| + |t|) of each mask (Milletari et al. 2016): small objects count in full."""
+    """1 - 2 |pt| / (|p| + |t|) of each mask (Milletari et al. 2016): small objects count too."""
     probabilities = logits.sigmoid()
     shared = (probabilities * targets).sum(dim=(1, 2))
     total = probabilities.sum(dim=(1, 2)) + targets.sum(dim=(1, 2))
@@ -141,9 +146,7 @@ def dice_loss(
 
 
 @torch.no_grad()
-def soft_ious(
-    logits: Float[Tensor, "n m m"], masks: UInt8[Tensor, "n m m"]
-) -> Float[Tensor, " n"]:
+def soft_ious(logits: Float[Tensor, "n m m"], masks: UInt8[Tensor, "n m m"]) -> Float[Tensor, " n"]:
     """IoU of each binarised mask with its target, a sample half covered being inside."""
     predicted, target = logits > 0, masks >= 128
     shared = (predicted & target).sum(dim=(1, 2))
