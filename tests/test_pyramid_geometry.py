@@ -65,5 +65,5 @@ def test_cells_on_a_photo_are_those_centred_on_it(geometry, size, level):
 
 @pytest.mark.parametrize("options", [{"grid": 10}, {"strides": (8, 16, 24)}])
 def test_windows_that_would_fall_between_cells_are_refused(options):
-    with pytest.raises(ValueError, match="odd|twice"):
+    with pytest.raises(ValueError, match=r"odd|twice"):
         PyramidGeometry(**options)

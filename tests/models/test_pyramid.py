@@ -122,7 +122,9 @@ def test_a_model_file_holds_all_it_takes(tmp_path):
     loaded = load(tmp_path / "model.safetensors")
     assert loaded.metadata == {"kept_back": ["a.jpg"]}
     cells = torch.tensor([[0, 1, 2, 3]])
-    for ours, theirs in zip(model(photos().float(), cells), loaded(photos().float(), cells), strict=True):
+    for ours, theirs in zip(
+        model(photos().float(), cells), loaded(photos().float(), cells), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 

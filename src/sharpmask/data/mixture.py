@@ -29,6 +29,8 @@ class SourceSampler:
         for number, image in enumerate(dataset.images):
             if image.instances:
                 members.setdefault(image.source, []).append(number)
+        if not members:
+            raise ValueError("the annotations hold no object to learn from")
         unknown = shares.keys() - members.keys()
         if unknown or sum(shares.values()) > 1:
             raise ValueError(

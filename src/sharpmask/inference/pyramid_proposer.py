@@ -138,6 +138,7 @@ class PyramidProposer:
         ranked.scores[distinct:] *= ranked.scores[:distinct].min(initial=1)
         return ranked
 
+    @torch.inference_mode()
     def readings(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Reading]:
         """The photo read and scored at each size."""
         height, width = image.shape[:2]
