@@ -28,8 +28,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from machine import store
+from sharpmask.coco.results import ResultsFile, load_ground_truth
 from sharpmask.evaluation.average_recall import PROPOSAL_COUNTS
-from sharpmask.evaluation.coco_files import ResultsFile, load_ground_truth
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
 
 HEIGHT, WIDTH = 480, 640
@@ -37,7 +37,7 @@ HEIGHT, WIDTH = 480, 640
 LARGE_RUN = """
 import json, resource, sys, time
 from pathlib import Path
-from sharpmask.evaluation.coco_files import ResultsFile, load_ground_truth
+from sharpmask.coco.results import ResultsFile, load_ground_truth
 from sharpmask.evaluation.evaluator import evaluate_results
 start = time.perf_counter()
 evaluate_results(load_ground_truth(Path(sys.argv[1])), ResultsFile(Path(sys.argv[2])))

@@ -13,9 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from machine import sgemm_rate, store, time_it
+from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.inference.proposer import DECODE_BATCH, Proposer
-from sharpmask.inference.torch_engine import TorchEngine
-from sharpmask.models.weights import build
+from sharpmask.models.pretrained import build
 
 WINDOWS = 500
 

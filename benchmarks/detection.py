@@ -24,18 +24,10 @@ from PIL import Image
 from rich.progress import track
 
 from machine import store
-from sharpmask.data.coco import CocoDataset, CocoImage, load_coco
+from sharpmask.coco.annotations import CocoDataset, CocoImage, load_coco
 from sharpmask.detection.detector import Detector
-from sharpmask.detection.detector_files import load_classifier
-from sharpmask.detection.detector_training import (
-    Photos,
-    chosen_categories,
-    complete_photos,
-    detection_figures,
-    fit_fast_rcnn,
-    fit_rcnn,
-)
 from sharpmask.detection.fast_rcnn import FastRCNN
+from sharpmask.detection.files import load_classifier
 from sharpmask.detection.rcnn import RegionNet
 from sharpmask.detection.regions import (
     CachedRegions,
@@ -45,11 +37,19 @@ from sharpmask.detection.regions import (
     frequent_categories,
     regions_of_all,
 )
-from sharpmask.export.runtimes import load_engine
+from sharpmask.detection.training import (
+    Photos,
+    chosen_categories,
+    complete_photos,
+    detection_figures,
+    fit_fast_rcnn,
+    fit_rcnn,
+)
+from sharpmask.engines.load import load_engine
+from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import streams_for
+from sharpmask.models.pretrained import load_backbone
 from sharpmask.models.sources import resolve
-from sharpmask.models.weights import load_backbone
 from sharpmask.training.recipes import fast_rcnn
 
 NAME = "sharpmask-mobilenetv2"

@@ -26,12 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from machine import store
 from sharpmask.cli.evaluate import evaluate_model
-from sharpmask.data.coco import CocoDataset, load_coco
-from sharpmask.evaluation.coco_files import GroundTruth, load_ground_truth
+from sharpmask.coco.annotations import CocoDataset, load_coco
+from sharpmask.coco.results import GroundTruth, load_ground_truth
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
+from sharpmask.models.pretrained import Model, build, load_backbone
 from sharpmask.models.sharpmask import SharpMask, convert_form
-from sharpmask.models.weights import Model, build, load_backbone
 from sharpmask.training.recipes import RECIPES
 from sharpmask.training.stages import train, validator
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from machine import store
-from sharpmask.data.coco import load_coco
+from sharpmask.coco.annotations import load_coco
+from sharpmask.models.pretrained import load
 from sharpmask.models.sources import names
-from sharpmask.models.weights import load
 from sharpmask.training.stages import validator
 
 

@@ -13,8 +13,8 @@ import torch
 from sharpmask.evaluation.average_recall import AreaRange, RecallSummary
 from sharpmask.evaluation.evaluator import ProposalEvaluator
 from sharpmask.inference.pyramid_proposer import PyramidProposer
+from sharpmask.models.pretrained import load, read_safetensors
 from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
-from sharpmask.models.weights import load, read_safetensors
 
 SIZES: tuple[AreaRange, ...] = ("small", "medium", "large")
 

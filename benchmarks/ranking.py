@@ -15,11 +15,11 @@ import torch
 from rich.progress import track
 
 from machine import store
-from sharpmask.evaluation.coco_files import load_ground_truth
+from sharpmask.coco.results import load_ground_truth
+from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.evaluation.evaluator import ProposalEvaluator
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.torch_engine import TorchEngine
-from sharpmask.models.weights import load
+from sharpmask.models.pretrained import load
 
 CANDIDATES: tuple[dict[str, Any], ...] = (
     {"mask_threshold": 0.2, "quality_exponent": 0, "suppression": 1},

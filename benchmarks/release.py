@@ -20,14 +20,14 @@ from rich.console import Console
 
 from machine import RESULTS, describe
 from sharpmask.cli.evaluate import find_all
-from sharpmask.data.coco import load_coco
-from sharpmask.evaluation.coco_files import GroundTruth, load_ground_truth
+from sharpmask.coco.annotations import load_coco
+from sharpmask.coco.results import GroundTruth, load_ground_truth
+from sharpmask.engines.load import load_engine
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator
 from sharpmask.evaluation.report import results_table, write_report
-from sharpmask.export.runtimes import load_engine
+from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import streams_for
-from sharpmask.models.weights import load, read_metadata, save
+from sharpmask.models.pretrained import load, read_metadata, save
 from sharpmask.training.stages import validator
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "sharpmask" / "weights"

@@ -31,16 +31,17 @@ from torch.utils.flop_counter import FlopCounterMode
 import sharpmask
 from machine import store
 from sharpmask.cli.evaluate import evaluate_model
-from sharpmask.evaluation.coco_files import GroundTruth, load_ground_truth
-from sharpmask.export.exporters import export
-from sharpmask.export.quantise import quantise
-from sharpmask.export.runtimes import ExportedEngine, load_engine
+from sharpmask.coco.results import GroundTruth, load_ground_truth
+from sharpmask.compress.int8 import quantise
+from sharpmask.engines.export import export
+from sharpmask.engines.exported import ExportedEngine
+from sharpmask.engines.load import load_engine
+from sharpmask.engines.protocol import Engine
+from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.images import list_images
-from sharpmask.inference.engine import Engine
+from sharpmask.inference.batch import map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import map_ordered, streams_for
-from sharpmask.inference.torch_engine import TorchEngine
-from sharpmask.models.weights import build, load
+from sharpmask.models.pretrained import build, load
 
 NAME = "sharpmask-mobilenetv2"
 COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"

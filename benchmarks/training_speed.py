@@ -18,9 +18,9 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from machine import sgemm_rate, store
-from sharpmask.data.coco import load_coco
+from sharpmask.coco.annotations import load_coco
 from sharpmask.models.backbones import BACKBONES
-from sharpmask.models.weights import build
+from sharpmask.models.pretrained import build
 from sharpmask.training.recipes import RECIPES
 from sharpmask.training.stages import train
 

@@ -147,8 +147,8 @@ def ranking() -> str:
 
 def card(name: str) -> str:
     """What a shipped model says of itself."""
+    from sharpmask.models.pretrained import load, read_metadata
     from sharpmask.models.sources import resolve
-    from sharpmask.models.weights import load, read_metadata
 
     metadata = read_metadata(name)
     size = resolve(name).stat().st_size

@@ -11,11 +11,11 @@ from sharpmask.proposals import Proposals
 
 if TYPE_CHECKING:
     from sharpmask.detection.detector import Detector
-    from sharpmask.detection.detector_files import load_classifier
-    from sharpmask.export.runtimes import load_engine
+    from sharpmask.detection.files import load_classifier
+    from sharpmask.engines.load import load_engine
     from sharpmask.models.deepmask import DeepMask
+    from sharpmask.models.pretrained import load
     from sharpmask.models.sharpmask import SharpMask
-    from sharpmask.models.weights import load
 
 __all__ = [
     "DeepMask",
@@ -36,9 +36,9 @@ _LAZY = {
     "DeepMask": "sharpmask.models.deepmask",
     "SharpMask": "sharpmask.models.sharpmask",
     "Detector": "sharpmask.detection.detector",
-    "load": "sharpmask.models.weights",
-    "load_classifier": "sharpmask.detection.detector_files",
-    "load_engine": "sharpmask.export.runtimes",
+    "load": "sharpmask.models.pretrained",
+    "load_classifier": "sharpmask.detection.files",
+    "load_engine": "sharpmask.engines.load",
 }
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from sharpmask.cli.main import app
 from sharpmask.images import read_image
 from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.pretrained import build, read_metadata, save
 from sharpmask.models.tails import TAILS
-from sharpmask.models.weights import build, read_metadata, save
 
 
 def run(*arguments):

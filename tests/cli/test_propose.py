@@ -17,7 +17,7 @@ import sharpmask
 from sharpmask.cli.main import app
 from sharpmask.cli.photos import image_ids, overlay_paths
 from sharpmask.images import read_image
-from sharpmask.models.weights import build, save
+from sharpmask.models.pretrained import build, save
 
 SIZE = (48, 64)
 

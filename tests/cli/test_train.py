@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 import sharpmask
 from sharpmask.cli import train
 from sharpmask.cli.main import app
-from sharpmask.detection import detector_training
+from sharpmask.detection import training
 from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.pretrained import load, read_metadata
 from sharpmask.models.tails import TAILS
-from sharpmask.models.weights import load, read_metadata
 from sharpmask.training import stages
 
 THIN = ["--bottleneck-channels", "8"]
@@ -365,7 +365,7 @@ def test_the_seed_alone_decides_the_weights(
 ):
     """Those at the end; of stage two and the detector, to save time, those at the start."""
     if command != "deepmask":
-        for module in (stages, detector_training):
+        for module in (stages, training):
             monkeypatch.setattr(module, "fit", lambda *_, **__: {})
     options = {
         "deepmask": lambda: THIN,

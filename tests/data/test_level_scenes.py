@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from sharpmask.coco.annotations import load_coco
 from sharpmask.data import level_scenes
-from sharpmask.data.coco import load_coco
 from sharpmask.data.level_scenes import LevelSceneDataset, Piece, collate_level_scenes
 from sharpmask.geometry import PyramidGeometry
 from synthetic_coco import COLOURS

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sharpmask.data.coco import load_coco
+from sharpmask.coco.annotations import load_coco
 from sharpmask.data.mixture import SourceSampler, keep_back
 
 

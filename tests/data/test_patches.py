@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sharpmask.data import coco, patches
-from sharpmask.data.coco import CocoDataset, CocoImage, Instance, load_coco
+from sharpmask.coco import annotations as annotations_module
+from sharpmask.coco.annotations import CocoDataset, CocoImage, Instance, load_coco
+from sharpmask.data import patches
 from sharpmask.data.patches import PatchDataset, augment, collate, cut, cut_mask, cut_window
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.geometry import SHARPMASK_GEOMETRY
@@ -290,8 +291,10 @@ def test_photos_are_decoded_once_as_far_as_memory_allows(loaded, monkeypatch, ph
     room = photos * 3 * height * width
     monkeypatch.setattr(patches, "CACHE_BYTES", room)
     read = []
-    decode_photo = coco.read_image
-    monkeypatch.setattr(coco, "read_image", lambda path: read.append(path) or decode_photo(path))
+    decode_photo = annotations_module.read_image
+    monkeypatch.setattr(
+        annotations_module, "read_image", lambda path: read.append(path) or decode_photo(path)
+    )
     dataset = made(loaded)
     expected, kept = [], set()
     for k in range(30):

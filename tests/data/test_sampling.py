@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpmask.data.coco import CocoDataset, CocoImage, Instance, load_coco
+from sharpmask.coco.annotations import CocoDataset, CocoImage, Instance, load_coco
 from sharpmask.data.sampling import NEGATIVE_SCALES, PatchSampler
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpmask.data.coco import load_coco
+from sharpmask.coco.annotations import load_coco
 from sharpmask.data.patches import cut_mask
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneDataset, collate_scenes

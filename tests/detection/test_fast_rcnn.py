@@ -8,11 +8,9 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import nn
 
-from sharpmask.data.coco import load_coco
-from sharpmask.detection.boxes import decode_boxes, encode_boxes
+from sharpmask.boxes import decode_boxes, encode_boxes
+from sharpmask.coco.annotations import load_coco
 from sharpmask.detection.detector import Category, Detector
-from sharpmask.detection.detector_files import load_classifier, save_classifier
-from sharpmask.detection.detector_training import complete_photos, fit_fast_rcnn
 from sharpmask.detection.fast_rcnn import (
     BOX_DEVIATIONS,
     FastRCNN,
@@ -20,6 +18,7 @@ from sharpmask.detection.fast_rcnn import (
     detection_loss,
     scale_photo,
 )
+from sharpmask.detection.files import load_classifier, save_classifier
 from sharpmask.detection.rcnn import RCNN, RegionNet
 from sharpmask.detection.region_batches import (
     RegionDataset,
@@ -28,10 +27,11 @@ from sharpmask.detection.region_batches import (
     sample_regions,
 )
 from sharpmask.detection.regions import Matches, Regions
+from sharpmask.detection.training import complete_photos, fit_fast_rcnn
 from sharpmask.models.backbones import BACKBONES, Backbone
+from sharpmask.models.pretrained import build, save
 from sharpmask.models.sources import WeightsError
 from sharpmask.models.tails import TAILS, Tail
-from sharpmask.models.weights import build, save
 from sharpmask.training.recipes import fast_rcnn
 
 CATEGORIES = [Category(3, "disc"), Category(7, "plate"), Category(90, "roof")]

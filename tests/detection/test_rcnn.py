@@ -7,9 +7,8 @@ from PIL import Image
 from sklearn.svm import LinearSVC
 from test_regions import photo
 
-from sharpmask.detection import detector_training, rcnn
+from sharpmask.detection import rcnn, training
 from sharpmask.detection.detector import Category
-from sharpmask.detection.detector_training import fit_rcnn
 from sharpmask.detection.rcnn import (
     CONTEXT,
     RCNN,
@@ -24,6 +23,7 @@ from sharpmask.detection.rcnn import (
     warp,
 )
 from sharpmask.detection.regions import Regions
+from sharpmask.detection.training import fit_rcnn
 from sharpmask.geometry import GREY
 from sharpmask.images import write_image
 
@@ -156,7 +156,7 @@ def test_a_category_without_objects_is_named():
 
 
 def test_a_missing_library_is_named_before_anything_is_described(monkeypatch, tmp_path):
-    monkeypatch.setattr(detector_training, "find_spec", lambda name: None)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"scikit-learn .* pip install 'sharpmask\[rcnn\]'"):
         fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, track=None)
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_boxes import slow_iou
 
-from sharpmask.data.coco import CocoDataset, CocoImage, Instance, load_coco
+from sharpmask.coco.annotations import CocoDataset, CocoImage, Instance, load_coco
 from sharpmask.detection.regions import (
     CachedRegions,
     FileRegions,
@@ -19,6 +18,7 @@ from sharpmask.detection.regions import (
 from sharpmask.geometry import PatchGeometry
 from sharpmask.inference.proposer import Proposer
 from sharpmask.masks import encode
+from test_boxes import slow_iou
 
 SIZE = (40, 60)
 

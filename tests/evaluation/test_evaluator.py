@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sharpmask.coco.results import ResultsFile, load_ground_truth
 from sharpmask.evaluation.average_recall import PROPOSAL_COUNTS
-from sharpmask.evaluation.coco_files import ResultsFile, load_ground_truth
 from sharpmask.evaluation.evaluator import ProposalEvaluator, evaluate_results
 
 HEIGHT, WIDTH = 12, 16

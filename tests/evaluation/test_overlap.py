@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from sharpmask.evaluation.overlap import boundary_iou, box_iou
-from sharpmask.masks import rle_iou
+from sharpmask.boxes import box_iou
+from sharpmask.masks import boundary_iou, rle_iou
 
 
 def random_mask(rng, height, width):

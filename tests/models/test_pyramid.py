@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from sharpmask.models.pretrained import build, load, save
 from sharpmask.models.pyramid import NUM_LEVELS, PyramidFeatures, build_pyramid, double
-from sharpmask.models.weights import build, load, save
 from tolerances import DOUBLE
 
 LEVELS = range(NUM_LEVELS)

@@ -18,8 +18,8 @@ from reference.small_nets import (
 from sharpmask.images import read_image
 from sharpmask.models.backbones import Bottleneck, ResNet
 from sharpmask.models.deepmask import DeepMask, build_deepmask
+from sharpmask.models.pretrained import build
 from sharpmask.models.sharpmask import SharpMask, convert_form, upsample
-from sharpmask.models.weights import build
 from sharpmask.models.window_net import patch_cells
 from tolerances import DOUBLE
 

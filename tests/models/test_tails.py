@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 
 from reference.torchvision_nets import MobileNetV2BN, ResNetBN, randomised
 from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.pretrained import load_backbone
 from sharpmask.models.sources import WeightsError
 from sharpmask.models.tails import TAILS
-from sharpmask.models.weights import load_backbone
 
 REFERENCES = {
     "mobilenet_v2": lambda: MobileNetV2BN(whole=True),

@@ -17,7 +17,7 @@ import torch
 import sharpmask
 from sharpmask.cli.photos import write_records
 from sharpmask.images import write_image
-from sharpmask.models.weights import build, save
+from sharpmask.models.pretrained import build, save
 from sharpmask.training.checkpoint import read_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))

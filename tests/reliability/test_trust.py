@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 import sharpmask
-from sharpmask.detection.detector_files import load_classifier
+from sharpmask.detection.files import load_classifier
 from sharpmask.models.backbones import BACKBONES
-from sharpmask.models.torch7_format import read_torch7
-from sharpmask.models.weights import load_backbone
+from sharpmask.models.pretrained import load_backbone
+from sharpmask.torch7.format import read_torch7
 
 pytestmark = pytest.mark.reliability
 SOURCE = Path(sharpmask.__file__).parent

@@ -6,10 +6,10 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from sharpmask.data.coco import load_coco
+from sharpmask.coco.annotations import load_coco
 from sharpmask.data.level_scenes import LevelSceneBatch
+from sharpmask.models.pretrained import load
 from sharpmask.models.pyramid import build_pyramid
-from sharpmask.models.weights import load
 from sharpmask.training import pyramid_stage
 from sharpmask.training.pyramid_stage import (
     dice_loss,

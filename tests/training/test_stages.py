@@ -11,17 +11,17 @@ from lightning_fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
 
+from sharpmask.coco.annotations import load_coco
 from sharpmask.data import sampling, scenes
-from sharpmask.data.coco import load_coco
-from sharpmask.evaluation.patch_metrics import measure_patches
 from sharpmask.geometry import PatchGeometry
 from sharpmask.masks import decode
 from sharpmask.models.backbones import BasicBlock, ResNet
 from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.pretrained import read_metadata
 from sharpmask.models.sharpmask import SharpMask
-from sharpmask.models.weights import read_metadata
 from sharpmask.training import recipes, stages
 from sharpmask.training.losses import patch_loss
+from sharpmask.training.patch_metrics import measure_patches
 from sharpmask.training.stages import train, validation_patches, validator
 
 SMALL = PatchGeometry(patch_size=32, context=16, object_size=18, coarse_size=14)

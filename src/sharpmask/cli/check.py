@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, out
-from sharpmask.evaluation.annotation_check import check_annotations
+from sharpmask.coco.check import check_annotations
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

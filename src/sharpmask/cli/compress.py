@@ -7,9 +7,9 @@ import typer
 from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, err, out
+from sharpmask.compress.vectors import shorten_vector
 from sharpmask.images import list_images, read_image
-from sharpmask.inference.compression import shorten_vector
-from sharpmask.models.weights import load, save
+from sharpmask.models.pretrained import load, save
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

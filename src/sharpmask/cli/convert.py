@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from sharpmask.cli.console import clear_errors, out
-from sharpmask.models.torch7 import convert_torch7
-from sharpmask.models.weights import save, save_atomically
+from sharpmask.models.pretrained import save, save_atomically
+from sharpmask.torch7.convert import convert_torch7
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

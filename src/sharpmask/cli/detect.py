@@ -9,11 +9,11 @@ import typer
 from sharpmask.cli.console import clear_errors
 from sharpmask.cli.photos import overlay_paths, records_by, settings_of, write_records
 from sharpmask.detection.detector import Detector
-from sharpmask.detection.detector_files import load_classifier
-from sharpmask.export.runtimes import EngineName, load_engine
+from sharpmask.detection.files import load_classifier
+from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.images import list_images
+from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import streams_for
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

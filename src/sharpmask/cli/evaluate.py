@@ -10,20 +10,20 @@ from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, complain, err, out
 from sharpmask.cli.photos import write_json
-from sharpmask.data.coco import CocoImage
-from sharpmask.evaluation.average_precision import average_precision, precision_table
-from sharpmask.evaluation.coco_files import (
+from sharpmask.coco.annotations import CocoImage
+from sharpmask.coco.results import (
     GroundTruth,
     ResultsFile,
     examine_photos,
     load_ground_truth,
 )
+from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.evaluation.average_precision import average_precision, precision_table
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
 from sharpmask.evaluation.report import results_table, write_report
-from sharpmask.export.runtimes import EngineName, load_engine
 from sharpmask.images import ImageError
+from sharpmask.inference.batch import map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import map_ordered, streams_for
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

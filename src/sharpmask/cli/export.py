@@ -8,12 +8,13 @@ import typer
 
 from sharpmask.cli.console import clear_errors, out
 from sharpmask.cli.evaluate import evaluate_model
-from sharpmask.evaluation.coco_files import load_ground_truth
-from sharpmask.export.exporters import export as export_model
-from sharpmask.export.runtimes import Runtime, load_engine
+from sharpmask.coco.results import load_ground_truth
+from sharpmask.engines.export import export as export_model
+from sharpmask.engines.exported import Runtime
+from sharpmask.engines.load import load_engine
 from sharpmask.images import list_images
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.weights import load
+from sharpmask.models.pretrained import load
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -48,7 +49,7 @@ def export(
         if calibrate is None:
             export_model(load(weights), output, runtime)
         else:
-            from sharpmask.export.quantise import quantise
+            from sharpmask.compress.int8 import quantise
 
             photos = list_images([calibrate])
             with TemporaryDirectory() as temporary:

@@ -15,9 +15,9 @@ from jaxtyping import UInt8
 from rich.progress import track
 
 from sharpmask.cli.console import complain, err, out
+from sharpmask.engines.protocol import Engine
 from sharpmask.images import ImageError, write_image
-from sharpmask.inference.engine import Engine
-from sharpmask.inference.streams import map_ordered
+from sharpmask.inference.batch import map_ordered
 from sharpmask.models.sources import resolve
 
 

@@ -10,10 +10,10 @@ from rich.progress import track
 
 from sharpmask.cli.console import clear_errors, err
 from sharpmask.cli.photos import overlay_paths, records_by, settings_of, write_records
-from sharpmask.export.runtimes import EngineName, load_engine
+from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.images import list_images
+from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import streams_for
 from sharpmask.inference.tiles import TiledProposer
 from sharpmask.proposals import Proposals
 
@@ -65,7 +65,7 @@ def propose(
         # A picture in tiles is large, and one after the other keeps the cores busy too.
         streams = 1 if tiles else streams_for(len(paths))
         if torch7:
-            from sharpmask.inference.torch7_proposer import Torch7Proposer
+            from sharpmask.torch7.proposer import Torch7Proposer
 
             proposer: Proposer = Torch7Proposer(
                 load_engine(weights, "torch", device, streams=streams),

@@ -13,18 +13,10 @@ from rich.progress import track
 from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, complain, err, out
-from sharpmask.data.coco import CocoDataset, CocoImage, leave_out_unreadable, load_coco
+from sharpmask.coco.annotations import CocoDataset, CocoImage, leave_out_unreadable, load_coco
 from sharpmask.detection.detector import Detector
-from sharpmask.detection.detector_files import load_classifier
-from sharpmask.detection.detector_training import (
-    Photos,
-    chosen_categories,
-    complete_photos,
-    detection_figures,
-    fit_fast_rcnn,
-    fit_rcnn,
-)
 from sharpmask.detection.fast_rcnn import FastRCNN
+from sharpmask.detection.files import load_classifier
 from sharpmask.detection.rcnn import RegionNet
 from sharpmask.detection.regions import (
     CachedRegions,
@@ -33,15 +25,24 @@ from sharpmask.detection.regions import (
     frequent_categories,
     regions_of_all,
 )
+from sharpmask.detection.training import (
+    Photos,
+    chosen_categories,
+    complete_photos,
+    detection_figures,
+    fit_fast_rcnn,
+    fit_rcnn,
+)
+from sharpmask.engines.exported import DESCRIPTION
+from sharpmask.engines.load import load_engine
 from sharpmask.evaluation.average_precision import average_precision
-from sharpmask.export.runtimes import DESCRIPTION, load_engine
+from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import streams_for
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.pretrained import Model, build, load, load_backbone
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import resolve
-from sharpmask.models.weights import Model, build, load, load_backbone
 from sharpmask.training.recipes import RECIPES, Recipe, change, fast_rcnn
 from sharpmask.training.stages import train
 

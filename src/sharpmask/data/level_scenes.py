@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sharpmask.data.coco import CocoDataset
+from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.mixture import SourceSampler
 from sharpmask.data.patches import PhotoCache, augment, cut
 from sharpmask.geometry import GREY, PyramidGeometry

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sharpmask.data.coco import CocoDataset
+from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.sampling import InstanceSampler
 
 

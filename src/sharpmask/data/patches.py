@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sharpmask.data.coco import CocoDataset, CocoImage
+from sharpmask.coco.annotations import CocoDataset, CocoImage
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.geometry import GREY, PatchGeometry
 from sharpmask.masks import decode

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from sharpmask.data.coco import CocoDataset, Instance
+from sharpmask.coco.annotations import CocoDataset, Instance
 from sharpmask.geometry import PatchGeometry
 
 MAX_SHIFT = 16.0

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sharpmask.data.coco import CocoDataset
+from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.patches import PhotoCache, augment, cut
 from sharpmask.data.sampling import (
     MAX_OCTAVES,

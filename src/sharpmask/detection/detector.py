@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from sharpmask.detection.boxes import suppress
+from sharpmask.boxes import suppress
 from sharpmask.detection.regions import Regions
 from sharpmask.drawing import draw_masks
 from sharpmask.images import read_image

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from sharpmask.detection.boxes import decode_boxes
+from sharpmask.boxes import decode_boxes
 from sharpmask.detection.detector import Category
 from sharpmask.detection.roi_align import roi_align
 from sharpmask.models.backbones import BACKBONES, STRIDES

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from sharpmask.data.coco import CocoImage
-from sharpmask.detection.boxes import decode_boxes, encode_boxes
+from sharpmask.boxes import decode_boxes, encode_boxes
+from sharpmask.coco.annotations import CocoImage
 from sharpmask.detection.detector import Category
 from sharpmask.detection.regions import Regions, match
 from sharpmask.geometry import GREY

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sharpmask.data.coco import CocoDataset, CocoImage
+from sharpmask.boxes import encode_boxes
+from sharpmask.coco.annotations import CocoDataset, CocoImage
 from sharpmask.data.patches import PhotoCache, augment
-from sharpmask.detection.boxes import encode_boxes
 from sharpmask.detection.fast_rcnn import BOX_DEVIATIONS, RegionBatch, scale_photo
 from sharpmask.detection.regions import Matches, Regions, match
 

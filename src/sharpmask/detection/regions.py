@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sharpmask.data.coco import CocoDataset, CocoImage
-from sharpmask.detection.boxes import iou
-from sharpmask.evaluation.coco_files import ResultsFile
+from sharpmask.boxes import iou
+from sharpmask.coco.annotations import CocoDataset, CocoImage
+from sharpmask.coco.results import ResultsFile
 from sharpmask.images import ImageError
+from sharpmask.inference.batch import map_ordered
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.streams import map_ordered
 from sharpmask.masks import Rle, rle_boxes, segmentation_to_rle
 
 

@@ -9,7 +9,7 @@ import hotcoco
 import numpy as np
 from rich.table import Table
 
-from sharpmask.evaluation.coco_files import GroundTruth, Record, load_ground_truth
+from sharpmask.coco.results import GroundTruth, Record, load_ground_truth
 from sharpmask.evaluation.evaluator import truth_problems
 from sharpmask.masks import rle_areas, rle_boxes, segmentation_to_rle
 

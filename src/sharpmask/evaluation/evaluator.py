@@ -10,11 +10,11 @@ from typing import Any, TypeGuard, cast
 import numpy as np
 from jaxtyping import Float
 
-from sharpmask.data.coco import annotation_name
+from sharpmask.boxes import box_iou
+from sharpmask.coco.annotations import annotation_name
+from sharpmask.coco.results import GroundTruth, Record, ResultsFile, is_integer
 from sharpmask.evaluation.average_recall import MAX_PROPOSALS, AverageRecall, RecallSummary
-from sharpmask.evaluation.coco_files import GroundTruth, Record, ResultsFile, is_integer
-from sharpmask.evaluation.overlap import boundary_iou, box_iou
-from sharpmask.masks import Rle, rle_areas, rle_boxes, rle_iou, segmentation_to_rle
+from sharpmask.masks import Rle, boundary_iou, rle_areas, rle_boxes, rle_iou, segmentation_to_rle
 
 MIN_IOU = 0.5
 """Recall looks at no smaller overlap."""

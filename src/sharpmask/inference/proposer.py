@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import read_image
-from sharpmask.inference.engine import Engine
 from sharpmask.proposals import Proposals
 
 if TYPE_CHECKING:  # engines need no torch
-    from sharpmask.models.weights import Model
+    from sharpmask.models.pretrained import Model
 
 DECODE_BATCH = 128
 """Windows refined at once: bounds memory, larger is no faster."""
@@ -93,7 +93,7 @@ class Proposer:
             raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
         self.octaves = octaves_of(scales)
         if not isinstance(model, Engine):
-            from sharpmask.inference.torch_engine import TorchEngine, choose_device
+            from sharpmask.engines.torch_engine import TorchEngine, choose_device
 
             model = TorchEngine(model, choose_device(device))
         self.engine: Engine = model

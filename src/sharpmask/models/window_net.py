@@ -56,7 +56,7 @@ class WindowNet(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``folder/model.safetensors``, which ``load`` and ``from_pretrained`` read."""
-        from sharpmask.models.weights import save
+        from sharpmask.models.pretrained import save
 
         path = Path(folder) / "model.safetensors"
         save(self, path, metadata=self.metadata)  # type: ignore[arg-type]
@@ -73,8 +73,8 @@ class WindowNet(nn.Module):
         Raises:
             WeightsError: There is none, or it is of another class.
         """
+        from sharpmask.models.pretrained import load
         from sharpmask.models.sources import WeightsError
-        from sharpmask.models.weights import load
 
         model = load(source)
         if not isinstance(model, cls):

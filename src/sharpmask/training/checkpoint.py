@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sharpmask.models.pretrained import read_safetensors, save_atomically
 from sharpmask.models.sources import WeightsError
-from sharpmask.models.weights import read_safetensors, save_atomically
 from sharpmask.training.recipes import Recipe
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sharpmask.data.patches import PatchBatch
 from sharpmask.data.scenes import SceneBatch
-from sharpmask.evaluation.patch_metrics import at_size, patch_ious
+from sharpmask.training.patch_metrics import at_size, patch_ious
 
 
 def patch_loss(

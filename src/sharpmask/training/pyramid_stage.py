@@ -11,10 +11,10 @@ from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sharpmask.data.coco import CocoDataset
+from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.level_scenes import LevelSceneBatch, LevelSceneDataset, collate_level_scenes
+from sharpmask.models.pretrained import save
 from sharpmask.models.pyramid import SharpMaskPyramid
-from sharpmask.models.weights import save
 from sharpmask.training.loop import fit
 from sharpmask.training.recipes import Recipe, deepmask
 

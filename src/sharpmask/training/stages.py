@@ -10,17 +10,17 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sharpmask.data.coco import CocoDataset
+from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
-from sharpmask.evaluation.patch_metrics import measure_patches
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.pretrained import Model, save
 from sharpmask.models.sharpmask import SharpMask
-from sharpmask.models.weights import Model, save
 from sharpmask.training.loop import fit
 from sharpmask.training.losses import patch_loss, scene_loss
+from sharpmask.training.patch_metrics import measure_patches
 from sharpmask.training.recipes import Recipe
 
 MASK_TARGET = 112

@@ -1,0 +1,87 @@
+"""Exported OpenVINO models in int8 (post-training quantisation by NNCF)."""
+
+import json
+import os
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpmask.engines.export import replacing
+from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, openvino_core
+from sharpmask.images import read_image
+from sharpmask.inference.proposer import DECODE_BATCH, Proposer
+from sharpmask.masks import rle_iou
+
+MAX_PHOTOS = 40
+"""Photos from which the ranges of activations are taken, spread evenly over those given."""
+
+
+def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) -> float:
+    """Write an exported OpenVINO model with int8 weights and activations.
+
+    Args:
+        source: A folder that ``export`` wrote for OpenVINO.
+        photos: What the model is for: they decide how numbers are rounded.
+        folder: Where to write; may be ``source``.
+
+    Returns:
+        How much the 100 best masks of the photos changed: the mean of each one's IoU with the
+        nearest of the new masks.
+
+    Raises:
+        ValueError: No photos, no OpenVINO model, or nncf is not installed.
+        ImageError: A photo cannot be read.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # or nncf sends usage data
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise ValueError(f"int8: {error}; pip install 'sharpmask[int8]'") from None
+    before = ExportedEngine(source)
+    if before.name != "openvino":
+        raise ValueError(f"int8: {source} is exported for {before.name}, expected openvino")
+    if not photos:
+        raise ValueError("int8: photos are needed to calibrate on, got none")
+    chosen = np.linspace(0, len(photos) - 1, min(len(photos), MAX_PHOTOS)).astype(int)
+    images = [read_image(photos[number]) for number in chosen]
+    scaled, cells = inputs(before, images)
+    core = openvino_core()
+    with replacing(folder) as temporary:
+        for half, data in (("encoder", scaled), ("decoder", cells)):
+            network = core.read_model(source / f"{half}.xml")
+            quantised = nncf.quantize(
+                network, nncf.Dataset(data), subset_size=len(data), fast_bias_correction=True
+            )
+            openvino.save_model(quantised, temporary / f"{half}.xml", compress_to_fp16=False)
+        description = json.loads((source / DESCRIPTION).read_text())
+        description["int8"] = {"photos": len(images)}
+        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        after = ExportedEngine(temporary, bfloat16=True)
+        return float(np.mean([likeness(before, after, image) for image in images]))
+
+
+def inputs(
+    engine: ExportedEngine, images: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """What a proposer hands to the encoder, one scale of each image, and to the decoder."""
+    proposer = Proposer(engine)
+    scaled: list[np.ndarray] = []
+    cells: list[list[np.ndarray]] = []
+    for number, image in enumerate(images):
+        octave = proposer.octaves[number % len(proposer.octaves)]
+        size = engine.geometry.scaled_size(image.shape[:2], octave)
+        scaled.append(proposer.scale(image, size))
+        features = engine.encode(scaled[-1])
+        _, best, _ = proposer.select([engine.score(features)], DECODE_BATCH)
+        cells.append([best, *features[1:]])
+    return scaled, cells
+
+
+def likeness(before: ExportedEngine, after: ExportedEngine, image: np.ndarray) -> Any:
+    """Mean IoU of the best masks of one engine with the nearest of the other's."""
+    old, new = (Proposer(engine)(image).rles() for engine in (before, after))
+    return rle_iou(old, new).max(axis=1, initial=0).mean() if old else 1.0

@@ -1,0 +1,172 @@
+"""Models for other runtimes: ONNX and OpenVINO, for images of any size, normalisation inside.
+
+An exported model is a folder: ``encoder`` reads an image once and scores all its cells, ``decoder``
+makes the masks of chosen cells from the encoder's features, ``sharpmask.json`` describes both.
+"""
+
+import dataclasses
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
+from sharpmask.engines.torch_engine import Decoder, Encoder, TorchEngine
+from sharpmask.models.pretrained import Model
+
+LOGIT_TOLERANCE = 1e-3
+"""How far an exported model's logits may be from torch's."""
+
+
+def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
+    """Write a model for another runtime and compare what that computes with torch.
+
+    Args:
+        model: A DeepMask or SharpMask.
+        folder: Made if it does not exist; an earlier export in it is replaced.
+        runtime: "onnx" or "openvino".
+
+    Returns:
+        The exported model, loaded.
+
+    Raises:
+        ValueError: The package that exports is not installed, or the logits differ from torch's.
+    """
+    write = {"onnx": write_onnx, "openvino": write_openvino}[runtime]
+    model = model.cpu().eval()
+    geometry = model.geometry
+    rng = np.random.default_rng(0)
+    rows, columns = geometry.grid + 3, geometry.grid + 4  # 4 x 5 cells
+    size = rows * geometry.stride, columns * geometry.stride
+    image = torch.from_numpy(rng.integers(0, 256, (*size, 3), np.uint8))
+    cells = torch.tensor([[0, 1], [2, 3], [3, 4]])
+    encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
+    with replacing(folder) as temporary, torch.no_grad():
+        features = encoder(image)
+        with warnings.catch_warnings(action="ignore"):  # of torch about its own tracers
+            write(encoder, (image,), temporary / "encoder")
+            write(decoder, (cells, *features[1:]), temporary / "decoder")
+        description = {
+            "runtime": runtime,
+            "geometry": dataclasses.asdict(geometry),
+            "architecture": model.architecture,
+            "metadata": model.metadata,
+        }
+        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        engine = ExportedEngine(temporary)
+        compare(engine, TorchEngine(model, torch.device("cpu")))
+    return engine
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder whose files go to ``folder`` when all are written, the description last.
+
+    So a folder with a description is complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        yield Path(temporary)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == DESCRIPTION):
+            path.replace(folder / path.name)
+
+
+def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
+    """Run both on an image of another size.
+
+    Raises:
+        ValueError: Their logits differ.
+    """
+    geometry = engine.geometry
+    rows, columns = geometry.grid + 6, geometry.grid + 2
+    size = rows * geometry.stride, columns * geometry.stride
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    cells = np.array([[0, 0], [5, 2], [1, 1], [6, 0], [1, 1]])
+    expected, got = reference.encode(image), engine.encode(image)
+    difference = max(
+        np.abs(reference.score(expected) - engine.score(got)).max(),
+        np.abs(reference.decode(expected, cells) - engine.decode(got, cells)).max(),
+    )
+    if not difference < LOGIT_TOLERANCE:
+        raise ValueError(
+            f"{engine.name}: logits differ from torch's by {difference:.2g}, allowed are "
+            f"{LOGIT_TOLERANCE}; try another version of {engine.name}, or the engine torch"
+        )
+
+
+def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Path) -> None:
+    """Write a half of a model as an ONNX file and check it.
+
+    Raises:
+        ValueError: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"export: {error}; pip install 'sharpmask[onnx]'") from None
+    if isinstance(network, Encoder):
+        # The proposer pads images to whole strides.
+        stride = network.model.geometry.stride
+        sides = (stride * torch.export.Dim(name, min=2) for name in ("rows", "columns"))
+        shapes: tuple[Any, ...] = (dict(enumerate(sides)),)
+        features = feature_names(len(network(*inputs)) - 1)
+        input_names, output_names = ["image"], ["scores", *features]
+    else:
+        free = torch.export.Dim.DYNAMIC
+        laterals = tuple({2: free, 3: free} for _ in inputs[2:])
+        shapes = ({0: free}, {2: free, 3: free}, *([laterals] if laterals else []))
+        input_names, output_names = ["cells", *feature_names(len(inputs) - 1)], ["masks"]
+    file = path.with_suffix(".onnx")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    torch.onnx.export(
+        network,
+        inputs,
+        file,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_shapes=shapes,
+        external_data=False,
+        verbose=False,
+    )
+    onnx.checker.check_model(file, full_check=True)
+
+
+def feature_names(count: int) -> list[str]:
+    """What the encoder hands to the decoder."""
+    return ["embedding", *(f"lateral{number}" for number in range(count - 1))]
+
+
+def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Path) -> None:
+    """Write a half of a model as OpenVINO's .xml and .bin.
+
+    Raises:
+        ValueError: openvino is not installed.
+    """
+    try:
+        import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    except ImportError as error:
+        raise ValueError(f"export: {error}; pip install 'sharpmask[openvino]'") from None
+    # What openvino.convert_model does, but for its sending of usage data.
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    traced = TorchScriptPythonDecoder(network, example_input=inputs)  # must outlive the next line
+    model = frontend.convert(frontend.load(traced))
+    if isinstance(network, Encoder):
+        shapes = [[-1, -1, 3]]
+    else:
+        shapes = [[-1, 2], *([1, x.shape[1], -1, -1] for x in inputs[1:])]
+    model.reshape(
+        {place: openvino.PartialShape(s) for place, s in zip(model.inputs, shapes, strict=True)}
+    )
+    openvino.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)

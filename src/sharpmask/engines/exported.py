@@ -1,0 +1,133 @@
+"""Engines that run exported models without torch."""
+
+import json
+import threading
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from sharpmask.engines.threads import cores
+from sharpmask.geometry import PatchGeometry
+from sharpmask.models.sources import WeightsError
+
+Runtime = Literal["openvino", "onnx"]
+
+DESCRIPTION = "sharpmask.json"
+"""File of an exported model that says what it is."""
+Features = list[np.ndarray]
+Run = Callable[..., list[np.ndarray]]
+
+
+class ExportedEngine:
+    """A model exported by ``sharpmask export``.
+
+    Args:
+        folder: What ``export`` wrote.
+        streams: Images that threads may read at the same time; the processor's cores are divided
+            among them.
+        bfloat16: Let OpenVINO compute in bfloat16 where that is faster: with Intel AMX.
+
+    Raises:
+        WeightsError: It holds no exported model, or the package that runs it is not installed.
+    """
+
+    def __init__(self, folder: Path, *, streams: int = 1, bfloat16: bool = False) -> None:
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text())
+            self.geometry = PatchGeometry(**description["geometry"])
+            self.runtime: str = description["runtime"]
+            bfloat16 = bfloat16 and self.runtime == "openvino" and has_amx()
+            self.name = f"{self.runtime}-bf16" if bfloat16 else self.runtime
+            starts: dict[str, Callable[[Path, int], Run]] = {
+                "openvino": partial(start_openvino, bfloat16=bfloat16),
+                "onnx": start_onnx,
+            }
+            start = starts[self.runtime]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{folder}: holds no exported model: {error}") from None
+        try:
+            self.encoder = start(folder / "encoder", streams)
+            self.decoder = start(folder / "decoder", streams)
+        except ImportError as error:
+            raise WeightsError(
+                f"{folder}: {error}; pip install 'sharpmask[{self.runtime}]'"
+            ) from None
+        except Exception as error:  # each runtime raises kinds of its own
+            reason = str(error).strip().splitlines()[-1]
+            raise WeightsError(f"{folder}: {reason}; export the model again") from None
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
+        """Scores, embedding and lateral features; sides are whole strides."""
+        return self.encoder(image)
+
+    def score(self, features: Features) -> Float[np.ndarray, "rows columns"]:
+        """Objectness logits of all cells."""
+        return features[0]
+
+    def decode(
+        self, features: Features, cells: Int[np.ndarray, "n 2"]
+    ) -> Float[np.ndarray, "n s s"]:
+        """Mask logits of the chosen cells (row, column)."""
+        return self.decoder(cells, *features[1:])[0]
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO, for as long as the process lives.
+
+    It gives the thread that starts it an alternate signal stack. When several have come and gone,
+    one that was freed may be left in place, and the next Ctrl-C ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies bfloat16 matrices (Intel AMX; told on Linux only).
+
+    Where AVX-512 alone computes in bfloat16, float32 is faster.
+    """
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
+def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
+    """A function of arrays from OpenVINO's .xml and .bin."""
+    precision = "bf16" if bfloat16 else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams}
+    compiled = openvino_core().compile_model(path.with_suffix(".xml"), "CPU", settings)
+    thread = threading.local()
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(thread, "request"):
+            thread.request = compiled.create_infer_request()
+        outputs = thread.request.infer(list(inputs), share_inputs=True)
+        return [outputs[number] for number in range(len(compiled.outputs))]
+
+    return run
+
+
+def start_onnx(path: Path, streams: int) -> Run:
+    """A function of arrays from an ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if streams > 1:
+        options.intra_op_num_threads = max(1, cores() // streams)
+    session = onnxruntime.InferenceSession(
+        path.with_suffix(".onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    names = [item.name for item in session.get_inputs()]
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        outputs: list[np.ndarray] = session.run(None, dict(zip(names, inputs, strict=True)))
+        return outputs
+
+    return run

@@ -1,0 +1,265 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from sharpmask.coco import annotations as annotations_module
+from sharpmask.coco.annotations import MIN_AREA, MIN_SIDE, leave_out_unreadable, load_coco
+from sharpmask.masks import decode
+from synthetic_coco import compressed_rle, uncompressed_rle
+
+SIZE = (40, 60)
+SQUARE = np.zeros(SIZE, np.uint8)
+SQUARE[10:30, 20:45] = 1
+POLYGON = [[20, 10, 45, 10, 45, 30, 20, 30]]
+
+
+def content(*annotations, **entry):
+    """A file with one image; every annotation is completed to a usable one."""
+    usable = {"image_id": 5, "category_id": 2, "segmentation": POLYGON}
+    return {
+        "images": [{"id": 5, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1], **entry}],
+        "annotations": [
+            usable | {"id": k} | annotation if isinstance(annotation, dict) else annotation
+            for k, annotation in enumerate(annotations)
+        ],
+        "categories": [{"id": 2, "name": "cat"}, {"id": 40, "name": "dog"}],
+    }
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write a file and load it."""
+
+    def read(what, name="a.json"):
+        path = tmp_path / name
+        path.write_text(what if isinstance(what, str) else json.dumps(what))
+        return load_coco(path, tmp_path)
+
+    return read
+
+
+# --- what is read ---
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools and NumPy 2
+def test_the_synthetic_set_as_pycocotools_reads_it(coco_folder):
+    dataset = load_coco(coco_folder.train, coco_folder.images)
+    theirs = COCO(coco_folder.train)
+    names = {c["id"]: c["name"] for c in theirs.dataset["categories"]}
+    count = 0
+    for image in dataset.images:
+        for instance in image.instances:
+            annotation = theirs.anns[instance.id]
+            assert annotation["image_id"] == image.id
+            assert dataset.categories[instance.category] == names[annotation["category_id"]]
+            mask = theirs.annToMask(annotation)
+            np.testing.assert_array_equal(decode(instance.rle), mask)
+            rows, columns = np.nonzero(mask)
+            assert instance.box == (
+                columns.min(), rows.min(), columns.max() + 1, rows.max() + 1,
+            )  # fmt: skip
+            count += 1
+    usable = [a for a in theirs.anns.values() if not a["iscrowd"]]
+    assert count == len(usable) > 10
+    assert dataset.skipped == {"crowd": 3}
+    assert [image.id for image in dataset.images if not image.complete] == [15]
+    assert all(image.path.is_file() for image in dataset.images)
+    for image in dataset.images:
+        np.testing.assert_array_equal(image.read(), np.asarray(Image.open(image.path)))
+    assert dataset.images[0].size == np.asarray(Image.open(dataset.images[0].path)).shape[:2]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        POLYGON,
+        [[*POLYGON[0][:6], 20, 30], [25, 12, 30, 12, 30, 20, 25, 20]],  # overlapping parts
+        uncompressed_rle(SQUARE),
+        compressed_rle(SQUARE),
+    ],
+)
+def test_all_forms_of_a_segmentation_give_the_same_mask(read, segmentation):
+    dataset = read(content({"segmentation": segmentation}))
+    instance = dataset.images[0].instances[0]
+    np.testing.assert_array_equal(decode(instance.rle), SQUARE)
+    assert instance.box == (20, 10, 45, 30)
+    assert not dataset.skipped
+
+
+def test_category_ids_may_have_gaps_and_files_may_number_them_differently(tmp_path):
+    for name, ids in (("one", (2, 40)), ("two", (7, 1))):
+        file = content({"category_id": ids[0]}, {"category_id": ids[1]}, file_name=f"{name}.png")
+        file["categories"] = [
+            {"id": ids[0], "name": "cat"},
+            {"id": ids[1], "name": "dog" if name == "one" else "cow"},
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps(file))
+    dataset = load_coco([tmp_path / "one.json", tmp_path / "two.json"], tmp_path)
+    assert dataset.categories == ("cat", "dog", "cow")
+    found = [[i.category for i in image.instances] for image in dataset.images]
+    assert found == [[0, 1], [0, 2]]
+    # The same image id in two files is not the same photo.
+    assert [image.path.name for image in dataset.images] == ["one.png", "two.png"]
+
+
+def test_complete_is_the_default(read):
+    assert read(content()).images[0].complete
+    assert not read(content(complete=False)).images[0].complete
+
+
+def test_boxes(read):
+    image = read(content({}, {"segmentation": [[1, 2, 31, 2, 31, 32]]})).images[0]
+    np.testing.assert_array_equal(image.boxes, [i.box for i in image.instances])
+    assert read(content()).images[0].boxes.shape == (0, 4)
+
+
+# --- what is left out and counted ---
+
+
+def rectangle(width, height):
+    return {"segmentation": [[2, 3, 2 + width, 3, 2 + width, 3 + height, 2, 3 + height]]}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason", "crowds"),
+    [
+        ({"iscrowd": 1}, "crowd", [(20, 10, 45, 30)]),
+        ({"iscrowd": 1, "segmentation": uncompressed_rle(SQUARE)}, "crowd", [(20, 10, 45, 30)]),
+        (rectangle(MIN_SIDE - 1, 30), "smaller", [(2, 3, 2 + MIN_SIDE - 1, 33)]),
+        (rectangle(30, MIN_SIDE - 1), "smaller", [(2, 3, 32, 3 + MIN_SIDE - 1)]),
+        (rectangle(11, 9), "smaller", [(2, 3, 13, 12)]),
+        ({"category_id": 3}, "unknown category", [(20, 10, 45, 30)]),
+        ({"category_id": [2]}, "unknown category", [(20, 10, 45, 30)]),
+        ({"category_id": None}, "unknown category", [(20, 10, 45, 30)]),
+        ({"image_id": 6}, "image_id of no image", []),
+        ({"image_id": None}, "no image_id", []),
+        ({"image_id": [5]}, "no image_id", []),
+        ("no annotation", "no image_id", []),
+        ({"segmentation": None}, "malformed", []),
+        ({"segmentation": []}, "malformed", []),
+        ({"segmentation": [[1, 2, 3, 4]]}, "malformed", []),
+        ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "malformed", []),
+        ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "malformed", []),
+        ({"segmentation": {"size": [40, 60], "counts": "\x01\x02"}}, "malformed", []),
+        ({"segmentation": {"size": [60, 40], "counts": [2400]}}, "malformed", []),
+        ({"segmentation": {"size": [40, 60], "counts": [2400]}}, "smaller", []),
+    ],
+)
+def test_unusable_annotations_are_counted_and_the_others_stay(read, annotation, reason, crowds):
+    dataset = read(content({}, annotation, {"category_id": 40}))
+    assert [i.id for i in dataset.images[0].instances] == [0, 2]
+    assert [(reason in key, n) for key, n in dataset.skipped.items()] == [(True, 1)]
+    assert list(dataset.images[0].crowds) == crowds
+
+
+def test_the_smallest_objects_that_are_kept(read):
+    dataset = read(content(rectangle(MIN_SIDE, MIN_AREA // MIN_SIDE), rectangle(10, 10)))
+    assert len(dataset.images[0].instances) == 2
+
+
+# --- errors name the file and the entry ---
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("{", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
+        ("[]", "a list 'images' is missing"),
+        (content() | {"annotations": {}}, "a list 'annotations' is missing"),
+        ({"images": [], "annotations": []}, "a list 'categories' is missing"),
+        (content() | {"categories": [{"name": "cat"}]}, "category {'name': 'cat'}"),
+        (content() | {"categories": [{"id": [1], "name": "cat"}]}, "category"),
+        (content() | {"categories": ["cat"]}, "category cat"),
+        (content() | {"images": ["a.png"]}, "needs id, .* has a.png"),
+        (
+            content() | {"images": [{"id": 5, "height": 4, "width": 4}]},
+            "needs id, file_name, height, width, has {'id': 5",
+        ),
+        (content(height="tall"), "needs id, file_name, height, width, has {'id': 5"),
+        (content(height=float("inf")), "needs id, file_name, height, width, has {'id': 5"),
+        (content(id=None), "needs id, file_name, height, width, has {'id': None"),
+        (content(id=[5]), r"needs id, file_name, height, width, has {'id': \[5\]"),
+        (content(width=0), "image 5 has height and width"),
+        (content(width=-60), "image 5 has height and width"),
+        (content(width=10**12), "image 5 has height and width"),
+        (content() | {"images": content()["images"] * 2}, "image 5 has an id that appears 2 times"),
+    ],
+)
+def test_errors_name_file_and_entry(tmp_path, read, what, message):
+    pattern = f"^{re.escape(str(tmp_path / 'bad.json'))}: .*{message}"
+    with pytest.raises(ValueError, match=pattern) as caught:
+        read(what, "bad.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json: No such file"):
+        load_coco(tmp_path / "none.json", tmp_path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "a.json").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ValueError, match=r"a\.json: not a JSON file"):
+        load_coco(tmp_path / "a.json", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "b/../../a.png", "/etc/passwd", ".."])
+def test_photos_outside_the_folder_are_refused(read, name):
+    with pytest.raises(
+        ValueError, match=r"a\.json: image 5 has a file_name, .* that leads outside"
+    ):
+        read(content(file_name=name))
+
+
+def test_photos_may_lie_in_folders_and_behind_links(tmp_path, read):
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "far.png")
+    (tmp_path / "set" / "b").mkdir(parents=True)
+    (tmp_path / "set" / "b" / "a.png").symlink_to(tmp_path / "far.png")
+    (tmp_path / "set.json").write_text(json.dumps(content(file_name="b/a.png")))
+    dataset = load_coco(tmp_path / "set.json", tmp_path / "set")
+    assert dataset.images[0].read().shape == (*SIZE, 3)
+
+
+# --- photos that cannot be used ---
+
+
+def test_unreadable_photos_are_left_out_and_named(coco_folder, tmp_path):
+    loaded = load_coco(coco_folder.train, coco_folder.images)
+    for image in loaded.images:
+        (tmp_path / image.path.name).write_bytes(image.path.read_bytes())
+    bad = [image.path.name for image in loaded.images[2:6]]
+    (tmp_path / bad[0]).unlink()
+    (tmp_path / bad[1]).write_text("no picture")
+    # Its header is sound: only decoding shows that the rest is missing.
+    whole = (tmp_path / bad[2]).read_bytes()
+    (tmp_path / bad[2]).write_bytes(whole[: len(whole) // 2])
+    height, width = loaded.images[5].size
+    Image.new("RGB", (height, width)).save(tmp_path / bad[3])
+    dataset, problems = leave_out_unreadable(load_coco(coco_folder.train, tmp_path))
+    kept = [image.id for image in loaded.images if image.path.name not in bad]
+    assert [image.id for image in dataset.images] == kept
+    assert [str(tmp_path / name) in text for name, text in zip(bad, problems, strict=True)] == (
+        [True] * 4
+    )
+    assert "no such file" in problems[0]
+    assert f"is {height}x{width}, its annotations say {width}x{height}" in problems[3]
+    assert dataset.categories == loaded.categories
+    assert dataset.skipped == loaded.skipped
+
+
+def test_sound_photos_all_stay(coco_folder):
+    loaded = load_coco(coco_folder.train, coco_folder.images)
+    dataset, problems = leave_out_unreadable(loaded)
+    assert dataset == loaded
+    assert problems == []
+
+
+def test_limits_are_those_of_fairs_sampler():
+    assert (annotations_module.MIN_AREA, annotations_module.MIN_SIDE) == (100, 5)
+    assert coco_mask.area(compressed_rle(SQUARE)) >= MIN_AREA
