@@ -2,6 +2,9 @@ import pytest
 import torch
 
 from reference.yolox_forward import forward
+from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.deepmask import build_deepmask
+from sharpmask.models.pretrained import load_backbone, save_atomically
 from sharpmask.models.yolox import MAP_STRIDES, YoloxNano
 from tolerances import DOUBLE
 
@@ -73,3 +76,24 @@ def test_layers_to_a_stride_are_those_that_make_its_map():
         y = layer(y)
     torch.testing.assert_close(y, trunk(x).maps[2], **DOUBLE)
     assert trunk.layers_to(0) == []
+
+
+def test_as_a_backbone_it_ends_with_dark4_and_the_pyramids_fourth_level(tmp_path):
+    trunk = seeded()
+    save_atomically(trunk.state_dict(), tmp_path / "yolox.safetensors", {})
+    backbone = BACKBONES["yolox_nano"](padding="zero").double()
+    load_backbone(backbone, tmp_path / "yolox.safetensors")
+    x = image(80, 112)
+    made = trunk(x)
+    *finer, last = backbone(x)
+    torch.testing.assert_close(tuple(finer), made.maps[:3], **DOUBLE)
+    torch.testing.assert_close(last, torch.cat([made.maps[3], made.levels[1]], 1), **DOUBLE)
+    assert backbone.channels == tuple(y.shape[1] for y in (*finer, last))
+
+
+@pytest.mark.parametrize("padding", ["zero", "symmetric"])
+def test_deepmask_takes_it_as_a_backbone(padding):
+    model = build_deepmask(backbone="yolox_nano", bottleneck_channels=8, vector=8, padding=padding)
+    features = model.encode(torch.rand(1, 3, 208, 224) * 255)
+    assert model.score(features).shape == (1, 4, 5)
+    assert model.decode(features, torch.tensor([[0, 3, 4]])).shape == (1, 56, 56)

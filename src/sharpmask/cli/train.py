@@ -13,6 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.cli.train_pyramid import pyramid
 from sharpmask.coco.annotations import CocoDataset, CocoImage, leave_out_unreadable, load_coco
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.fast_rcnn import FastRCNN
@@ -52,6 +53,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(pyramid)
 
 Item = TypeVar("Item")
 Kind = Literal["rcnn", "fast-rcnn"]

@@ -52,8 +52,8 @@ class FastRCNN(nn.Module):
         image_size: int = 640,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
+        if backbone not in TAILS:
+            raise ValueError(f"backbone: expected one of {', '.join(TAILS)}, got {backbone!r}")
         self.categories = tuple(categories)
         self.bins, self.image_size = bins, image_size
         self.metadata: dict[str, Any] = {}

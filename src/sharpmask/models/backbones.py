@@ -1,4 +1,4 @@
-"""Convolutional trunks to stride 16: ResNet, VGG and MobileNetV2 without batch norm.
+"""Convolutional trunks to stride 16: ResNet, VGG, MobileNetV2 and YOLOX without batch norm.
 
 Batch norm is folded into the convolutions when ImageNet files are loaded (facts: FAIR turns it into
 fixed affine maps), so every convolution has a bias. Parameter names are torchvision's.
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sharpmask.models.layers import Conv2d, Padding
+from sharpmask.models.yolox import YoloxLayers
 
 STRIDES = (2, 4, 8, 16)
 
@@ -275,6 +276,29 @@ class MobileNetV2(Backbone):
         return list(self.features.children())[: taps[-1] + 1] if taps else []
 
 
+class YoloxNanoBackbone(YoloxLayers, Backbone):
+    """YOLOX-Nano's trunk: its last map is [dark4, P4], 256 channels at stride 16.
+
+    Cells are centred seven pixels before the middles of their boxes of 16 pixels, as those of every
+    net that pads both sides: training and inference read them alike, so the heads learn it.
+
+    Args:
+        width: Channels at stride 2.
+        padding: Border of the convolutions.
+    """
+
+    def __init__(self, *, width: int = 16, padding: Padding = "symmetric") -> None:
+        super().__init__(width, padding)
+        c1, c2, c3, c4, _ = self.widths
+        self.channels = (c1, c2, c3, 2 * c4)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Feature maps of stem, dark2, dark3, and of dark4 with P4."""
+        maps = self.backbone(x)
+        _, level4, _ = self.to_level4(maps)
+        return maps[0], maps[1], maps[2], torch.cat([maps[3], level4], dim=1)
+
+
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet18": lambda **options: ResNet(BasicBlock, (2, 2, 2), **options),
     "resnet34": lambda **options: ResNet(BasicBlock, (3, 4, 6), **options),
@@ -282,8 +306,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "vgg11": lambda **options: VGG((1, 1, 2, 2, 2), **options),
     "vgg16": lambda **options: VGG((2, 2, 3, 3, 3), **options),
     "mobilenet_v2": lambda **options: MobileNetV2(**options),
+    "yolox_nano": lambda **options: YoloxNanoBackbone(**options),
 }
-"""Backbones by torchvision's names; vgg11 is the VGG-A of DeepMask."""
+"""Backbones by torchvision's and Megvii's names; vgg11 is the VGG-A of DeepMask."""
 
 
 def fold_batch_norm(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:

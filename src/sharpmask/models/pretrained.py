@@ -18,6 +18,7 @@ from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import WeightsError, resolve
 from sharpmask.models.tails import Tail
+from sharpmask.models.yolox import PyramidTrunk
 
 Model = DeepMask | SharpMask
 AnyModel = Model | SharpMaskPyramid
@@ -164,7 +165,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
 
 
-CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.")
+CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.", "bu_conv1.", "C3_n4.")
 """What an ImageNet file holds beyond stride 16; only these may be left over."""
 
 
@@ -214,3 +215,23 @@ def load_backbone(
     for part in (backbone, tail):
         if part:
             part.load_state_dict({key: state[key] for key in part.state_dict()})
+
+
+def load_trunk(trunk: PyramidTrunk, source: str | os.PathLike[str]) -> None:
+    """Fill a trunk with a feature pyramid from a file with its own names.
+
+    Args:
+        trunk: Changed in place.
+        source: A .safetensors file, or a Hugging Face repository "owner/name" with
+            ``model.safetensors``.
+
+    Raises:
+        WeightsError: The file cannot be read, or does not fit the trunk in every tensor.
+    """
+    path = resolve(source)
+    state, _ = read_safetensors(path)
+    try:
+        trunk.load_state_dict(state)
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error), 300)
+        raise WeightsError(f"{path}: not the weights of this trunk: {reason}") from None

@@ -4,6 +4,7 @@ Ge et al. 2021, "YOLOX"; keys are those of Megvii's code. A strided convolution 
 the first kernel has six taps: cell c of a map of stride s is centred at coordinate s * c + 1.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -199,7 +200,43 @@ class CspDarknet(nn.Module):
         return tuple(maps)
 
 
-class YoloxNano(PyramidTrunk):
+class YoloxLayers(nn.Module):
+    """CSPDarknet and the part of PAFPN that makes levels P3 and P4.
+
+    Args:
+        width: Channels at stride 2; 16 in the published net, less in tests.
+        padding: Border of the convolutions: "zero" as it was trained.
+    """
+
+    def __init__(self, width: int, padding: Padding) -> None:
+        super().__init__()
+        self.widths = tuple(width * 2**k for k in range(5))
+        _, _, c3, c4, c5 = self.widths
+        self.backbone = CspDarknet(width, padding)
+        self.lateral_conv0 = ConvSiLU(c5, c4, 1, padding)
+        self.C3_p4 = CspBlock(2 * c4, c4, 1, padding, shortcut=False)
+        self.reduce_conv1 = ConvSiLU(c4, c3, 1, padding)
+        self.C3_p3 = CspBlock(2 * c3, c3, 1, padding, shortcut=False)
+        self.bu_conv2 = SeparableConv(c3, c3, padding, stride=2)
+        self.C3_n3 = CspBlock(2 * c3, c4, 1, padding, shortcut=False)
+
+    def to_level4(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """P3, P4, and what P5 is made of besides P4: a top-down and a second bottom-up path."""
+        _, _, dark3, dark4, dark5 = maps
+        down5 = self.lateral_conv0(dark5)
+        down4 = self.reduce_conv1(self.C3_p4(join(down5, dark4)))
+        level3 = self.C3_p3(join(down4, dark3))
+        level4 = self.C3_n3(torch.cat([self.bu_conv2(level3), down4], dim=1))
+        return level3, level4, down5
+
+    def layers_to(self, stride: int) -> list[nn.Module]:
+        """stem, dark2, dark3, dark4, dark5 for strides 2, 4, 8, 16, 32."""
+        net = self.backbone
+        layers = [net.stem, net.dark2, net.dark3, net.dark4, net.dark5]
+        return layers[: sum(s <= stride for s in MAP_STRIDES)]
+
+
+class YoloxNano(YoloxLayers, PyramidTrunk):
     """CSPDarknet-nano and PAFPN: .74 GMAC for a photo of 640x480, all levels.
 
     Args:
@@ -211,40 +248,19 @@ class YoloxNano(PyramidTrunk):
     cell_offset = 1.0
 
     def __init__(self, *, width: int = 16, padding: Padding = "zero") -> None:
-        super().__init__()
-        self.channels = tuple(width * 2**k for k in range(5))
-        self.level_channels = self.channels[2:]
-        c3, c4, c5 = self.level_channels
-        self.backbone = CspDarknet(width, padding)
-
-        def mix(in_channels: int, out_channels: int) -> CspBlock:
-            return CspBlock(in_channels, out_channels, 1, padding, shortcut=False)
-
-        self.lateral_conv0 = ConvSiLU(c5, c4, 1, padding)
-        self.C3_p4 = mix(2 * c4, c4)
-        self.reduce_conv1 = ConvSiLU(c4, c3, 1, padding)
-        self.C3_p3 = mix(2 * c3, c3)
-        self.bu_conv2 = SeparableConv(c3, c3, padding, stride=2)
-        self.C3_n3 = mix(2 * c3, c4)
+        super().__init__(width, padding)
+        self.channels = self.widths
+        self.level_channels = self.widths[2:]
+        _, _, _, c4, c5 = self.widths
         self.bu_conv1 = SeparableConv(c4, c4, padding, stride=2)
-        self.C3_n4 = mix(2 * c4, c5)
+        self.C3_n4 = CspBlock(2 * c4, c5, 1, padding, shortcut=False)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> FeatureMaps:
-        """Bottom-up maps; levels P3, P4, P5 after a top-down and a second bottom-up path."""
+        """Bottom-up maps; levels P3, P4, P5."""
         maps = self.backbone(x)
-        _, _, dark3, dark4, dark5 = maps
-        down5 = self.lateral_conv0(dark5)
-        down4 = self.reduce_conv1(self.C3_p4(join(down5, dark4)))
-        level3 = self.C3_p3(join(down4, dark3))
-        level4 = self.C3_n3(torch.cat([self.bu_conv2(level3), down4], dim=1))
+        level3, level4, down5 = self.to_level4(maps)
         level5 = self.C3_n4(torch.cat([self.bu_conv1(level4), down5], dim=1))
         return FeatureMaps(maps, (level3, level4, level5))
-
-    def layers_to(self, stride: int) -> list[nn.Module]:
-        """stem, dark2, dark3, dark4, dark5 for strides 2, 4, 8, 16, 32."""
-        net = self.backbone
-        layers = [net.stem, net.dark2, net.dark3, net.dark4, net.dark5]
-        return layers[: sum(s <= stride for s in MAP_STRIDES)]
 
 
 def join(
