@@ -30,7 +30,7 @@ class FastRCNN(nn.Module):
 
     Args:
         categories: What is told apart, besides background.
-        backbone: One of ``BACKBONES``; borders are zero, as ImageNet weights were trained.
+        backbone: One of ``TAILS``; borders are zero, as ImageNet weights were trained.
         channels: Width of the map that regions are cut from.
         hidden: Width of the fully connected layers.
         bins: Side of a region in the map.

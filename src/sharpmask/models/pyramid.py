@@ -257,17 +257,16 @@ class SharpMaskPyramid(nn.Module):
         self, features: PyramidFeatures, cells: Int[Tensor, "n 4"]
     ) -> Float[Tensor, "n s s"]:
         """Mask logits of the windows at cells (image, level, row, column)."""
-        order = torch.argsort(cells[:, 1], stable=True)
-        parts = []
-        for level in range(NUM_LEVELS):
-            chosen = cells[order[cells[order, 1] == level]][:, [0, 2, 3]]
-            if len(chosen):
-                parts.append(self.read_windows(features, level, chosen))
-        if not parts:
-            side = self.geometry.mask_size
-            return features.vectors[0].new_zeros(0, side, side)
+        # Every level takes part, also without windows: a graph that other runtimes can hold.
+        chosen = [(cells[:, 1] == level).nonzero().flatten() for level in range(NUM_LEVELS)]
+        parts = [
+            self.read_windows(features, level, cells[indices][:, [0, 2, 3]])
+            for level, indices in enumerate(chosen)
+        ]
         windows = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-        return self.refine(windows)[torch.argsort(order)]
+        order = torch.cat(chosen)
+        places = torch.zeros_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
+        return self.refine(windows)[places]
 
     def read_windows(
         self, features: PyramidFeatures, level: int, cells: Int[Tensor, "n 3"]
