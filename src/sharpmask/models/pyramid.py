@@ -258,14 +258,15 @@ class SharpMaskPyramid(nn.Module):
     ) -> Float[Tensor, "n s s"]:
         """Mask logits of the windows at cells (image, level, row, column)."""
         # Every level takes part, also without windows: a graph that other runtimes can hold.
-        chosen = [(cells[:, 1] == level).nonzero().flatten() for level in range(NUM_LEVELS)]
+        mine = cells[:, 1:2] == torch.arange(NUM_LEVELS, device=cells.device)
         parts = [
-            self.read_windows(features, level, cells[indices][:, [0, 2, 3]])
-            for level, indices in enumerate(chosen)
+            self.read_windows(features, level, cells[mine[:, level]][:, [0, 2, 3]])
+            for level in range(NUM_LEVELS)
         ]
         windows = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-        order = torch.cat(chosen)
-        places = torch.zeros_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
+        # A window comes after all of lower levels and the earlier ones of its own.
+        counts = mine.sum(dim=0)
+        places = (mine * (counts.cumsum(0) - counts + mine.cumsum(0) - 1)).sum(dim=1)
         return self.refine(windows)[places]
 
     def read_windows(
