@@ -28,7 +28,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from machine import store
-from sharpmask.coco.results import ResultsFile, load_ground_truth
+from sharpmask.coco.reader import load_ground_truth, parse_coco
+from sharpmask.coco.results import ResultsFile
 from sharpmask.evaluation.average_recall import PROPOSAL_COUNTS
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
 
@@ -37,7 +38,8 @@ HEIGHT, WIDTH = 480, 640
 LARGE_RUN = """
 import json, resource, sys, time
 from pathlib import Path
-from sharpmask.coco.results import ResultsFile, load_ground_truth
+from sharpmask.coco.reader import load_ground_truth
+from sharpmask.coco.results import ResultsFile
 from sharpmask.evaluation.evaluator import evaluate_results
 start = time.perf_counter()
 evaluate_results(load_ground_truth(Path(sys.argv[1])), ResultsFile(Path(sys.argv[2])))
@@ -138,12 +140,11 @@ def large_run(
 def score(dataset: dict[str, Any], results: list[dict[str, Any]], *, masks: bool) -> Evaluation:
     """Ours, from parsed records."""
     evaluator = ProposalEvaluator(masks=masks, boundary=False)
-    annotations, proposals = (defaultdict[int, list[Any]](list) for _ in range(2))
-    for groups, records in ((annotations, dataset["annotations"]), (proposals, results)):
-        for record in records:
-            groups[record["image_id"]].append(record)
-    for image in dataset["images"]:
-        evaluator.add(image, annotations[image["id"]], proposals[image["id"]])
+    proposals = defaultdict[int | str, list[Any]](list)
+    for record in results:
+        proposals[record["image_id"]].append(record)
+    for image in parse_coco(dataset).images:
+        evaluator.add(image, proposals[image.id])
     return evaluator.summarize()
 
 

@@ -25,9 +25,9 @@ from lightning_fabric import Fabric
 from torch.utils.flop_counter import FlopCounterMode
 
 from machine import store
-from sharpmask.cli.evaluate import evaluate_model
 from sharpmask.coco.annotations import CocoDataset, load_coco
-from sharpmask.coco.results import GroundTruth, load_ground_truth
+from sharpmask.coco.reader import CocoFile, load_ground_truth
+from sharpmask.evaluation.run import evaluate_model
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import Model, build, load_backbone
@@ -103,10 +103,10 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load_coco(arguments.train, arguments.images)
     validation = load_coco(arguments.val, arguments.images)
-    truth = load_ground_truth(arguments.val)
-    images = sorted(truth.images, key=lambda image: image["id"])
+    truth = load_ground_truth(arguments.val, photos=True)
+    images = sorted(truth.images, key=lambda image: image.id)
     spread = np.linspace(0, len(images) - 1, arguments.photos).astype(int)
-    truth = GroundTruth(truth.path, tuple(images[k] for k in spread), truth.annotations)
+    truth = replace(truth, images=tuple(images[k] for k in spread))
     models: dict[str, Model] = {}
     table: dict[str, dict[str, Any]] = {row.name: {} for row in ROWS}
     for row in ROWS:
@@ -214,9 +214,7 @@ def trained(
     return model
 
 
-def measure(
-    model: Model, validation: CocoDataset, truth: GroundTruth, images: Path
-) -> dict[str, Any]:
+def measure(model: Model, validation: CocoDataset, truth: CocoFile, images: Path) -> dict[str, Any]:
     """Per-patch IoU, box and mask AR."""
     fabric = Fabric(accelerator="cpu", devices=1)
     evaluation = evaluate_model(truth, images, proposer(model, 1000))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from sharpmask.coco.reader import read_coco
 from sharpmask.evaluation.average_recall import AreaRange, RecallSummary
 from sharpmask.evaluation.evaluator import ProposalEvaluator
 from sharpmask.inference.pyramid_proposer import PyramidProposer
@@ -62,15 +63,11 @@ def main() -> None:
     parser.add_argument("--proposals", type=int, default=1000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    content = json.loads(args.annotations.read_text())
-    by_image: dict[int, list[dict[str, object]]] = {}
-    for annotation in content["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
-    entries = sorted(content["images"], key=lambda entry: entry["id"])
+    entries = sorted(read_coco(args.annotations).images, key=lambda entry: str(entry.id).zfill(12))
     if args.only:
         names = set(json.loads(args.only.read_text()))
-        entries = [entry for entry in entries if entry["file_name"] in names]
-    entries = [entry for entry in entries if entry.get("complete", True)][:: args.every]
+        entries = [entry for entry in entries if entry.file_name in names]
+    entries = [entry for entry in entries if entry.complete][:: args.every]
     proposer = PyramidProposer(
         read_model(args.model), num_proposals=args.proposals,
         num_candidates=round(1.5 * args.proposals), octaves=args.octaves,
@@ -80,10 +77,10 @@ def main() -> None:
     start, seconds = time.perf_counter(), 0.0
     for entry in entries:
         mark = time.perf_counter()
-        proposals = proposer(args.images / entry["file_name"])
-        records = proposals.to_coco(entry["id"])
+        assert entry.file_name is not None
+        records = proposer(args.images / entry.file_name).to_coco(entry.id)
         seconds += time.perf_counter() - mark
-        evaluator.add(entry, by_image.get(entry["id"], []), records)
+        evaluator.add(entry, records)
     result = evaluator.summarize()
     print(f"{result.images} photos, {result.objects} objects, {seconds / len(entries):.2f} s each")
     print(f"octaves {args.octaves}  quality {args.quality}  threshold {args.threshold}")

@@ -15,7 +15,8 @@ import torch
 from rich.progress import track
 
 from machine import store
-from sharpmask.coco.results import load_ground_truth
+from sharpmask.coco.annotations import photo_of
+from sharpmask.coco.reader import load_ground_truth
 from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.evaluation.evaluator import ProposalEvaluator
 from sharpmask.inference.proposer import Proposer
@@ -64,16 +65,16 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("images", type=Path)
     arguments = parser.parse_args()
-    truth = load_ground_truth(arguments.annotations)
+    truth = load_ground_truth(arguments.annotations, photos=True)
     engine = RememberingEngine(load(arguments.weights), torch.device("cpu"))
     proposers = [Proposer(engine, num_proposals=1000, **settings) for settings in CANDIDATES]
     evaluators = [ProposalEvaluator(boundary=False) for _ in CANDIDATES]
-    chosen = sorted(truth.images, key=lambda image: image["id"])[::3]
+    chosen = sorted(truth.images, key=lambda image: image.id)[::3]
     for image in track(chosen, "ranking"):
         engine.forget()
         for proposer, evaluator in zip(proposers, evaluators, strict=True):
-            found = proposer(arguments.images / image["file_name"]).to_coco(image["id"])
-            evaluator.add(image, truth.annotations[image["id"]], found)
+            photo = photo_of(image, arguments.images)
+            evaluator.add(image, proposer(photo.path).to_coco(int(image.id)))
     rows = []
     for settings, evaluator in zip(CANDIDATES, evaluators, strict=True):
         recall = evaluator.summarize().masks

@@ -19,12 +19,12 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from machine import RESULTS, describe
-from sharpmask.cli.evaluate import find_all
 from sharpmask.coco.annotations import load_coco
-from sharpmask.coco.results import GroundTruth, load_ground_truth
+from sharpmask.coco.reader import CocoFile, load_ground_truth
 from sharpmask.engines.load import load_engine
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator
 from sharpmask.evaluation.report import results_table, write_report
+from sharpmask.evaluation.run import find_all
 from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import load, read_metadata, save
@@ -61,7 +61,7 @@ def main() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     figures: dict[str, Any] = {"annotations": arguments.annotations.name}
     figures["patches"] = validator(data, model.geometry, None, fabric)(model)
-    truth = load_ground_truth(arguments.annotations)
+    truth = load_ground_truth(arguments.annotations, photos=True)
     for scales in arguments.scales:
         method = arguments.name + ("" if scales == "default" else f" --scales {scales}")
         everything, held_out = evaluate(path, scales, truth, arguments.images)
@@ -85,18 +85,18 @@ def main() -> None:
 
 
 def evaluate(
-    weights: Path, scales: str, truth: GroundTruth, images: Path
+    weights: Path, scales: str, truth: CocoFile, images: Path
 ) -> tuple[Evaluation, Evaluation]:
     """Figures of all photos, and of those on which nothing was chosen."""
-    ordered = sorted(truth.images, key=lambda image: image["id"])
+    ordered = sorted(truth.images, key=lambda image: image.id)
     streams = streams_for(len(ordered))
     engine = load_engine(weights, "openvino", streams=streams)  # float32: the same everywhere
     proposer = Proposer(engine, num_proposals=1000, scales=scales)
     everything, held_out = ProposalEvaluator(), ProposalEvaluator()
     found_in_each = find_all(ordered, images, proposer, streams=streams)
-    for number, (image, found) in enumerate(found_in_each):
+    for number, (image, found, _) in enumerate(found_in_each):
         for evaluator in (everything, held_out) if number % 3 else (everything,):
-            evaluator.add(image, truth.annotations[image["id"]], found)
+            evaluator.add(image, found)
     return everything.summarize(), held_out.summarize()
 
 

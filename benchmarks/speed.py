@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
@@ -30,14 +31,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sharpmask
 from machine import store
-from sharpmask.cli.evaluate import evaluate_model
-from sharpmask.coco.results import GroundTruth, load_ground_truth
+from sharpmask.coco.reader import CocoFile, load_ground_truth
 from sharpmask.compress.int8 import quantise
 from sharpmask.engines.export import export
 from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import load_engine
 from sharpmask.engines.protocol import Engine
 from sharpmask.engines.torch_engine import TorchEngine
+from sharpmask.evaluation.run import evaluate_model
 from sharpmask.images import list_images
 from sharpmask.inference.batch import map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer
@@ -79,7 +80,7 @@ def main() -> None:
     relative = {name: value / seconds["product"] for name, value in seconds.items()}
     recall: dict[str, dict[str, float]] = {}
     if arguments.annotations:
-        truth = third(load_ground_truth(arguments.annotations))
+        truth = third(load_ground_truth(arguments.annotations, photos=True))
         for name, proposer in (
             ("torch, 500 windows refined", Proposer(openvino, num_candidates=500)),
             *((name, way[name]) for name in way if name.startswith("OpenVINO")),
@@ -107,10 +108,10 @@ def main() -> None:
     print(import_module("figures").targets())  # what the docs show of it, beside the targets
 
 
-def third(truth: GroundTruth) -> GroundTruth:
+def third(truth: CocoFile) -> CocoFile:
     """Every third photo by id."""
-    images = sorted(truth.images, key=lambda image: image["id"])[::3]
-    return GroundTruth(truth.path, tuple(images), truth.annotations)
+    images = sorted(truth.images, key=lambda image: image.id)[::3]
+    return replace(truth, images=tuple(images))
 
 
 def jpeg(width: int, height: int) -> bytes:

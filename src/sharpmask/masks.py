@@ -4,8 +4,8 @@ RLE work is done by hotcoco, whose reader is memory-safe: hostile input raises, 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import hotcoco.mask
 import numpy as np
@@ -183,29 +183,6 @@ def boundary_iou(first: Rle, second: Rle) -> float:
     return np.count_nonzero(boundaries[0] & boundaries[1]) / union
 
 
-def segmentation_to_rle(segmentation: object, image_size: tuple[int, int]) -> Rle:
-    """Read a COCO segmentation: polygons, uncompressed or compressed RLE.
-
-    Raises:
-        ValueError: It is none of these, is malformed, or does not fit the image.
-    """
-    height, width = image_size
-    if min(image_size) < 1 or height * width >= 2**32:
-        raise ValueError(f"segmentation: no mask can be {height} high and {width} wide")
-    if isinstance(segmentation, Mapping):
-        return _checked_rle(segmentation, image_size)
-    if not isinstance(segmentation, Sequence) or not segmentation:
-        raise ValueError(
-            "segmentation: expected polygons or an RLE, got " + repr(segmentation)[:60]
-        )
-    for polygon in segmentation:
-        _check_polygon(polygon)
-    # One call a polygon: in a batch a first polygon of four numbers would be read as a box.
-    rles = [hotcoco.mask.fr_poly(polygon, height, width) for polygon in segmentation]
-    merged = hotcoco.mask.merge(rles)
-    return {"size": [height, width], "counts": merged["counts"].decode()}
-
-
 def _erode(mask: Bool[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h w"]:
     """Keep pixels whose square of side ``2 * radius + 1`` is in the mask; outside is empty."""
     side = 2 * radius + 1
@@ -213,44 +190,3 @@ def _erode(mask: Bool[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h w"
         counts = np.pad(mask, ((0, 0), (radius + 1, radius))).cumsum(1, dtype=np.int32)
         mask = ((counts[:, side:] - counts[:, :-side]) == side).T
     return mask
-
-
-def _check_polygon(polygon: object) -> None:
-    if not isinstance(polygon, Sequence) or isinstance(polygon, str):
-        raise ValueError("segmentation: a polygon must be a list of numbers")
-    if len(polygon) < 6 or len(polygon) % 2:
-        raise ValueError(
-            f"segmentation: a polygon needs x, y of at least 3 points, got {len(polygon)} numbers"
-        )
-    _check_numbers(polygon)
-
-
-def _check_numbers(values: Iterable[object]) -> None:
-    for value in values:
-        # Beyond a million pixels rasterising would cost more than any photo.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
-            raise ValueError(f"segmentation: {value!r} is no pixel coordinate")
-
-
-def _checked_rle(rle: Mapping[str, Any], image_size: tuple[int, int]) -> Rle:
-    height, width = image_size
-    counts, size = rle.get("counts"), rle.get("size")
-    if size != [height, width] and size != (height, width):
-        raise ValueError(
-            f"segmentation: RLE size {size!r} does not fit the image, {[height, width]}"
-        )
-    try:
-        read = hotcoco.mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"segmentation: {error}") from None
-    counts = read["counts"]
-    # Runs that are too long for the image were refused; too short are those that fit a smaller one.
-    smaller = height * width - 1
-    try:
-        hotcoco.mask.frPyObjects({"size": [1, smaller], "counts": counts}, 1, smaller)
-    except ValueError:
-        return {
-            "size": [height, width],
-            "counts": counts.decode() if isinstance(counts, bytes) else counts,
-        }
-    raise ValueError(f"segmentation: the RLE ends before the image, {[height, width]}, does")

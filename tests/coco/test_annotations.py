@@ -7,8 +7,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from sharpmask.coco import annotations as annotations_module
-from sharpmask.coco.annotations import MIN_AREA, MIN_SIDE, leave_out_unreadable, load_coco
+from sharpmask.coco.annotations import leave_out_unreadable, load_coco
+from sharpmask.coco.problems import MIN_AREA, MIN_SIDE
 from sharpmask.masks import decode
 from synthetic_coco import compressed_rle, uncompressed_rle
 
@@ -139,11 +139,13 @@ def rectangle(width, height):
         ({"image_id": 6}, "image_id of no image", []),
         ({"image_id": None}, "no image_id", []),
         ({"image_id": [5]}, "no image_id", []),
+        ({"image_id": 5.5}, "no image_id", []),
         ("no annotation", "no image_id", []),
-        ({"segmentation": None}, "malformed", []),
-        ({"segmentation": []}, "malformed", []),
-        ({"segmentation": [[1, 2, 3, 4]]}, "malformed", []),
-        ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "malformed", []),
+        ({"iscrowd": "perhaps"}, "iscrowd", [(20, 10, 45, 30)]),
+        ({"segmentation": None}, "no segmentation", []),
+        ({"segmentation": []}, "no segmentation", []),
+        ({"segmentation": [[1, 2, 3, 4]]}, "malformed", [(1, 2, 3, 4)]),
+        ({"segmentation": [[1, 2, 3, 4, 5, "six"]]}, "malformed", []),
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "malformed", []),
         ({"segmentation": {"size": [40, 60], "counts": "\x01\x02"}}, "malformed", []),
         ({"segmentation": {"size": [60, 40], "counts": [2400]}}, "malformed", []),
@@ -172,23 +174,32 @@ def test_the_smallest_objects_that_are_kept(read):
         ("[" * 100_000, "not a JSON file"),
         ("[]", "a list 'images' is missing"),
         (content() | {"annotations": {}}, "a list 'annotations' is missing"),
-        ({"images": [], "annotations": []}, "a list 'categories' is missing"),
-        (content() | {"categories": [{"name": "cat"}]}, "category {'name': 'cat'}"),
-        (content() | {"categories": [{"id": [1], "name": "cat"}]}, "category"),
-        (content() | {"categories": ["cat"]}, "category cat"),
-        (content() | {"images": ["a.png"]}, "needs id, .* has a.png"),
+        ({"images": [], "annotations": []}, "has no list 'categories'"),
         (
-            content() | {"images": [{"id": 5, "height": 4, "width": 4}]},
-            "needs id, file_name, height, width, has {'id': 5",
+            content() | {"categories": [{"name": "cat"}]},
+            r"categories\[0\]: has no 'id', only {\"name",
         ),
-        (content(height="tall"), "needs id, file_name, height, width, has {'id': 5"),
-        (content(height=float("inf")), "needs id, file_name, height, width, has {'id': 5"),
-        (content(id=None), "needs id, file_name, height, width, has {'id': None"),
-        (content(id=[5]), r"needs id, file_name, height, width, has {'id': \[5\]"),
-        (content(width=0), "image 5 has height and width"),
-        (content(width=-60), "image 5 has height and width"),
-        (content(width=10**12), "image 5 has height and width"),
-        (content() | {"images": content()["images"] * 2}, "image 5 has an id that appears 2 times"),
+        (content() | {"categories": [{"id": [1], "name": "cat"}]}, r"categories\[0\]: id is \[1\]"),
+        (content() | {"categories": [{"id": 1, "name": None}]}, "name is null, not a name"),
+        (content() | {"categories": ["cat"]}, r"categories\[0\]: is \"cat\", not an object"),
+        (
+            content() | {"images": ["a.png"]},
+            r"images\[0\]: is \"a.png\", not an object with an 'id'",
+        ),
+        (content() | {"images": [{"id": 5, "height": 4, "width": 4}]}, "image 5: has no file_name"),
+        (content() | {"images": [{"id": 5, "height": 4}]}, "image 5: has no 'width', only"),
+        (content(height="tall"), 'image 5: height is "tall", not an integer'),
+        (content(height=float("inf")), "image 5: height is Infinity, not an integer"),
+        (content(height=40.5), "image 5: height is 40.5, not an integer"),
+        (content(id=None), r"images\[0\]: id is null, not an integer"),
+        (content(id=1.5), r"images\[0\]: id is 1.5, not an integer"),
+        (content(id=[5]), r"images\[0\]: id is \[5\], not an integer"),
+        (content(width=0), "image 5: has height 40 and width 0"),
+        (content(width=-60), "image 5: has height 40 and width -60"),
+        (content(width=10**12), "image 5: has height 40 and width 1000000000000"),
+        (content(width=10**8), "image 5: has more than 200000000 pixels"),
+        (content(complete="perhaps"), 'image 5: "complete" is "perhaps", neither 0 nor 1'),
+        (content() | {"images": content()["images"] * 2}, "image 5: has an id that appears twice"),
     ],
 )
 def test_errors_name_file_and_entry(tmp_path, read, what, message):
@@ -212,7 +223,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["../a.png", "b/../../a.png", "/etc/passwd", ".."])
 def test_photos_outside_the_folder_are_refused(read, name):
     with pytest.raises(
-        ValueError, match=r"a\.json: image 5 has a file_name, .* that leads outside"
+        ValueError, match=r"a\.json: image 5: has a file_name, .* that leads outside"
     ):
         read(content(file_name=name))
 
@@ -261,5 +272,5 @@ def test_sound_photos_all_stay(coco_folder):
 
 
 def test_limits_are_those_of_fairs_sampler():
-    assert (annotations_module.MIN_AREA, annotations_module.MIN_SIDE) == (100, 5)
+    assert (MIN_AREA, MIN_SIDE) == (100, 5)
     assert coco_mask.area(compressed_rle(SQUARE)) >= MIN_AREA

@@ -70,7 +70,7 @@ def test_boxes_alone_are_clipped_by_a_pixel():
         ({"score": "high"}, "expected a score, got"),
         ({"bbox": [1, 2, 3]}, "expected a segmentation or a bbox"),
         ({"bbox": [50, 2, 30, 4]}, r"bbox \[50, 2, 30, 4\] lies outside the image"),
-        ({"bbox": [1, 2, float("nan"), 4]}, "lies outside the image"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "expected a segmentation or a bbox"),
         ({"segmentation": rectangle(0, 0, 5, 5, (50, 60))}, r"does not fit the image"),
     ],
     ids=str,

@@ -99,11 +99,12 @@ def test_boxes_alone_and_nothing_at_all(tmp_path):
     ("change", "message"),
     [
         ({"image_id": 99}, "detections: record 0: image 99 is not in"),
+        ({"image_id": 1.5}, "detections: record 0: image_id is 1.5, not an integer"),
         ({"category_id": 1}, "detections: record 0: category 1 is not in"),
         ({"score": float("nan")}, "detections: record 0: expected a finite score"),
         ({"score": None}, "detections: record 0: expected a finite score"),
         ({"score": 10**400}, "detections: record 0: expected a finite score"),
-        ({"category_id": []}, r"detections: record 0: category \[\] is not in"),
+        ({"category_id": []}, r"detections: record 0: category_id is \[\], not an integer"),
         ({"bbox": [1, 2, 3]}, "detections: record 0: expected a finite score and bbox"),
         ({"segmentation": {"size": [1, 1], "counts": "0"}}, "record 0: segmentation: RLE size"),
         (
@@ -125,16 +126,17 @@ def test_a_strange_detection_is_named(tmp_path, change, message):
     ("key", "change", "message"),
     [
         ("images", {"complete": False}, 'image 0: is marked "complete": false'),
-        ("annotations", {"image_id": 99}, r"annotations\[0\] has an image_id that no image"),
+        ("annotations", {"image_id": 99}, "annotation 1: has an image_id that no image has: 99"),
         ("annotations", {"segmentation": [[1, 2]]}, "annotation 1: segmentation: a polygon"),
-        ("annotations", {"bbox": [float("nan"), 1, 2, 3]}, "annotation 1: expected 'bbox'"),
-        ("annotations", {"area": float("nan")}, "annotation 1: expected 'area'"),
+        ("annotations", {"bbox": [float("nan"), 1, 2, 3]}, "annotation 1: bbox is "),
+        ("annotations", {"area": float("nan")}, "annotation 1: area is NaN, not a finite number"),
         ("annotations", {"iscrowd": 1, "segmentation": [[1]]}, "annotation 1: segmentation"),
-        ("images", {"height": None}, r"images\[0\] needs integers id, height and width"),
-        ("images", {"height": -5}, "segmentation: no mask can be -5 high"),
+        ("annotations", {"iscrowd": "x"}, 'annotation 1: iscrowd is "x", neither 0 nor 1'),
+        ("images", {"height": None}, "image 0: height is null, not an integer"),
+        ("images", {"height": -5}, "image 0: has height -5"),
         ("categories", {"id": 7}, "category 7: has an id that appears twice"),
-        ("categories", {"id": None}, "category {'id': None, .*: needs an id and a name"),
-        ("categories", None, "has no 'categories'"),
+        ("categories", {"id": None}, r"categories\[0\]: id is null, not an integer"),
+        ("categories", None, "has no list 'categories'"),
         ("images", None, "'images' is missing"),
     ],
 )
@@ -232,3 +234,55 @@ def test_an_unknown_category_is_refused(tmp_path):
     path.write_text(json.dumps(truth))
     with pytest.raises(ValueError, match="has no category 'cow'"):
         average_precision(path, detections, categories=("cat", "cow"))
+
+
+def test_nothing_to_find_is_refused(tmp_path):
+    truth, detections = scene()
+    crowds = [{**record, "iscrowd": 1} for record in truth["annotations"]]
+    dogs = [record for record in truth["annotations"] if record["category_id"] == 7]
+    path = tmp_path / "truth.json"
+    for annotations in ([], crowds):
+        path.write_text(json.dumps({**truth, "annotations": annotations}))
+        with pytest.raises(ValueError, match="nothing to score"):
+            average_precision(path, detections)
+    path.write_text(json.dumps({**truth, "annotations": dogs}))
+    assert average_precision(path, detections)["boxes"]["AP"] > 0
+    with pytest.raises(ValueError, match="nothing to score"):
+        average_precision(path, detections, categories=["cat"])
+
+
+def test_boxes_only_needs_no_masks(tmp_path):
+    truth, detections = scene()
+    expected = {"boxes": figures_of(tmp_path, truth, detections)["boxes"]}
+    for record in truth["annotations"]:
+        record["segmentation"] = []
+    with pytest.raises(ValueError, match=r"has no segmentation; .*--boxes-only"):
+        figures_of(tmp_path, truth, detections)
+    assert figures_of(tmp_path, truth, detections, boxes_only=True) == expected
+
+
+def test_a_crowd_region_without_a_mask_is_its_box(tmp_path):
+    truth, detections = scene(3)
+    for record in truth["annotations"]:
+        if record["iscrowd"]:
+            record["segmentation"] = rectangle(*record["bbox"])
+    expected = figures_of(tmp_path, truth, detections)
+    assert any(record["iscrowd"] for record in truth["annotations"])
+    for record in truth["annotations"]:
+        if record["iscrowd"]:
+            del record["segmentation"]
+    assert figures_of(tmp_path, truth, detections) == expected
+
+
+def test_numbers_in_any_spelling_give_the_same_figures(tmp_path):
+    truth, detections = scene()
+    expected = figures_of(tmp_path, truth, detections)
+    for spell in (str, float):
+        for record in (*truth["annotations"], *detections):
+            record["bbox"] = [spell(value) for value in record["bbox"]]
+            for key in ("image_id", "category_id", "iscrowd", "score", "area"):
+                if key in record:
+                    record[key] = spell(record[key])
+        for record in (*truth["images"], *truth["categories"]):
+            record["id"] = spell(record["id"])
+        assert figures_of(tmp_path, truth, detections) == expected

@@ -104,3 +104,10 @@ def test_figures_without_objects_are_minus_one():
         ["AR@1", "AR@10", "AR@100", "AR@1000", "AR_S", "AR_M", "AR_L", "AUC"], pytest.approx(-1)
     )
     assert AREA_RANGES == ("all", "small", "medium", "large")
+
+
+@pytest.mark.parametrize("count", [0, -1, 1001])
+def test_counts_that_were_not_measured_are_refused(count):
+    summary = AverageRecall().summarize()
+    with pytest.raises(ValueError, match=f"count: expected 1 to 1000 proposals, got {count}"):
+        summary.average_recall(count)

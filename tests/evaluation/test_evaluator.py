@@ -9,7 +9,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sharpmask.coco.results import ResultsFile, load_ground_truth
+from sharpmask.coco.reader import parse_coco, read_coco
+from sharpmask.coco.results import ResultsFile
 from sharpmask.evaluation.average_recall import PROPOSAL_COUNTS
 from sharpmask.evaluation.evaluator import ProposalEvaluator, evaluate_results
 
@@ -88,13 +89,16 @@ def pycocotools_recall(dataset, results, kind):
 
 def evaluate(dataset, results, **options):
     evaluator = ProposalEvaluator(**options)
-    for image in dataset["images"]:
-        evaluator.add(
-            image,
-            [record for record in dataset["annotations"] if record["image_id"] == image["id"]],
-            [record for record in results if record["image_id"] == image["id"]],
-        )
+    for image in parse_coco(dataset).images:
+        evaluator.add(image, [record for record in results if record["image_id"] == image.id])
     return evaluator.summarize()
+
+
+def labelled(image, objects):
+    """An image with annotations, as the reader gives it."""
+    annotations = [{**record, "image_id": image["id"]} for record in objects]
+    (entry,) = parse_coco({"images": [image], "annotations": annotations}).images
+    return entry
 
 
 def assert_equals_pycocotools(dataset, results):
@@ -165,10 +169,10 @@ PROPOSAL = {"image_id": 4, "score": 0.5, "segmentation": rectangle(2, 2, 8, 8)}
 
 def test_found_and_missed_images():
     evaluator = ProposalEvaluator()
-    evaluator.add(IMAGE, [OBJECT], [PROPOSAL])
-    evaluator.add({**IMAGE, "id": 5}, [OBJECT], [])
-    evaluator.add({**IMAGE, "id": 6}, [], [{**PROPOSAL, "image_id": 6}])
-    evaluator.add({**IMAGE, "id": 7}, [{**OBJECT, "iscrowd": 1}], [])
+    evaluator.add(labelled(IMAGE, [OBJECT]), [PROPOSAL])
+    evaluator.add(labelled({**IMAGE, "id": 5}, [OBJECT]), [])
+    evaluator.add(labelled({**IMAGE, "id": 6}, []), [{**PROPOSAL, "image_id": 6}])
+    evaluator.add(labelled({**IMAGE, "id": 7}, [{**OBJECT, "iscrowd": 1}]), [])
     evaluation = evaluator.summarize()
     assert (evaluation.images, evaluation.objects, evaluation.proposals) == (4, 2, 2)
     assert evaluation.boxes.average_recall(10) == evaluation.masks.average_recall(10) == 0.5
@@ -176,7 +180,9 @@ def test_found_and_missed_images():
 
 def test_proposals_of_a_foreign_category_count():
     evaluator = ProposalEvaluator()
-    evaluator.add(IMAGE, [{**OBJECT, "category_id": 1}], [{**PROPOSAL, "category_id": 77}])
+    evaluator.add(
+        labelled(IMAGE, [{**OBJECT, "category_id": 1}]), [{**PROPOSAL, "category_id": 77}]
+    )
     assert evaluator.summarize().masks.average_recall(1) == 1
 
 
@@ -185,7 +191,7 @@ def test_masks_may_be_polygons_or_uncompressed():
     counts = [2 * HEIGHT + 2, *[8, 4] * 7, 8, 2 + 6 * HEIGHT]
     evaluator = ProposalEvaluator()
     proposal = {**PROPOSAL, "segmentation": {"size": SIZE, "counts": counts}}
-    evaluator.add(IMAGE, [{**OBJECT, "segmentation": polygon}], [proposal])
+    evaluator.add(labelled(IMAGE, [{**OBJECT, "segmentation": polygon}]), [proposal])
     evaluation = evaluator.summarize()
     assert evaluation.masks.average_recall(1) == evaluation.boxes.average_recall(1) == 1
 
@@ -195,15 +201,16 @@ def test_an_area_that_is_missing_is_that_of_the_mask():
     for areas in ({}, {"area": None}):
         evaluator = ProposalEvaluator()
         objects = [{"bbox": [0, 0, 8, 5], "segmentation": mask, **areas} for mask in (left, right)]
-        evaluator.add(IMAGE, objects, [])
+        evaluator.add(labelled(IMAGE, objects), [])
         assert evaluator.summarize().masks.objects.tolist() == [2, 2, 0, 0]
     large = {"id": 1, "height": 100, "width": 100}
     square = {"segmentation": [[0, 0, 97, 0, 97, 97, 0, 97]]}
     evaluator = ProposalEvaluator()
-    evaluator.add(large, [square], [])
+    evaluator.add(labelled(large, [square]), [])
     assert evaluator.summarize().masks.objects.tolist() == [1, 0, 0, 1]
-    with pytest.raises(ValueError, match="expected 'area' in square pixels, got None"):
-        ProposalEvaluator(masks=False).add(IMAGE, [{"bbox": [0, 0, 8, 5]}], [])
+    evaluator = ProposalEvaluator(masks=False)
+    evaluator.add(labelled(large, [{"bbox": [0, 0, 8, 5]}, {"bbox": [0, 0, 40, 30]}]), [])
+    assert evaluator.summarize().boxes.objects.tolist() == [2, 1, 1, 0]  # those of the boxes
 
 
 def test_boundary_quality_of_the_best_of_the_first_hundred():
@@ -211,8 +218,10 @@ def test_boundary_quality_of_the_best_of_the_first_hundred():
     low = {**PROPOSAL, "score": 0.1}
     far = {**PROPOSAL, "segmentation": rectangle(0, 0, 2, 2)}
     evaluator = ProposalEvaluator()
-    evaluator.add(IMAGE, [OBJECT], [low, shifted] + [far] * 99)  # the perfect one comes too late
-    evaluator.add(IMAGE, [OBJECT], [far])
+    evaluator.add(
+        labelled(IMAGE, [OBJECT]), [low, shifted] + [far] * 99
+    )  # the perfect one comes too late
+    evaluator.add(labelled(IMAGE, [OBJECT]), [far])
     boundary = evaluator.summarize().boundary
     assert boundary.matched == 1
     assert boundary.mask_iou == 56 / 72
@@ -223,18 +232,15 @@ def test_boundary_quality_of_the_best_of_the_first_hundred():
 def test_boundary_quality_without_pairs():
     evaluator = ProposalEvaluator()
     half = {**PROPOSAL, "segmentation": rectangle(2, 2, 8, 4)}  # an IoU of 1/2 is too little
-    evaluator.add(IMAGE, [OBJECT], [half])
+    evaluator.add(labelled(IMAGE, [OBJECT]), [half])
     boundary = evaluator.summarize().boundary
     assert (boundary.boundary_iou, boundary.mask_iou, boundary.matched) == (-1, -1, 0)
 
 
 def test_boxes_alone():
     evaluator = ProposalEvaluator(masks=False)
-    evaluator.add(
-        IMAGE,
-        [{"bbox": [2, 2, 8, 8], "area": 64}],
-        [{"score": 1, "bbox": [2, 2, 8, 8]}],
-    )
+    image = labelled(IMAGE, [{"bbox": [2, 2, 8, 8], "area": 64}])
+    evaluator.add(image, [{"score": 1, "bbox": [2, 2, 8, 8]}])
     evaluation = evaluator.summarize()
     assert evaluation.boxes.average_recall(1) == 1
     assert evaluation.masks is None
@@ -244,9 +250,9 @@ def test_boxes_alone():
 @pytest.mark.parametrize(
     ("proposal", "message"),
     [
-        ({"score": float("nan")}, "proposal 1: expected a finite number as 'score', got nan"),
-        ({"score": float("inf")}, "proposal 1: expected a finite number as 'score', got inf"),
-        ({"score": None}, "proposal 1: .*'score', got None; its keys are .'image_id', 'score'"),
+        ({"score": float("nan")}, "proposal 1: score is NaN, not a finite number"),
+        ({"score": float("inf")}, "proposal 1: score is Infinity, not a finite number"),
+        ({"score": None}, "proposal 1: score is null, not a finite number"),
         ({"image_id": 9}, "proposal 1 belongs to image 9"),
         ({"segmentation": None}, "proposal 1 has neither 'bbox' nor 'segmentation'"),
         ({"segmentation": None, "bbox": [1, 1, 2, 2]}, "proposal 1 has no 'segmentation'"),
@@ -258,20 +264,21 @@ def test_boxes_alone():
         ),
         ({"segmentation": {"size": SIZE}}, "proposal 1: segmentation"),
         ({"segmentation": {"size": SIZE, "counts": 3}}, "proposal 1: segmentation"),
-        ({"bbox": [1, 1, 2]}, r"proposal 1: expected 'bbox' .* got \[1, 1, 2\]"),
-        ({"bbox": [1, 1, -2, 3]}, "proposal 1: expected 'bbox'"),
-        ({"bbox": [1, float("nan"), 2, 3]}, "proposal 1: expected 'bbox'"),
-        ({"bbox": [1, 1, 2, float("inf")]}, "proposal 1: expected 'bbox'"),
-        ({"bbox": "much"}, "proposal 1: expected 'bbox'"),
-        ({"bbox": [1, 1, 2, 10**400]}, "proposal 1: expected 'bbox'"),
-        ({"score": 10**400}, "proposal 1: expected a finite number as 'score'"),
+        ({"bbox": [1, 1, 2]}, r"proposal 1: bbox is \[1, 1, 2\], not \[left, top, width, height\]"),
+        ({"bbox": [1, 1, -2, 3]}, "proposal 1: bbox is "),
+        ({"bbox": [1, float("nan"), 2, 3]}, "proposal 1: bbox is "),
+        ({"bbox": [1, 1, 2, float("inf")]}, "proposal 1: bbox is "),
+        ({"bbox": [1, 1, 2, True]}, "proposal 1: bbox is "),
+        ({"bbox": "much"}, "proposal 1: bbox is "),
+        ({"bbox": [1, 1, 2, 10**400]}, "proposal 1: bbox is "),
+        ({"score": 10**400}, "proposal 1: score is 1000000"),
     ],
 )
 def test_malformed_proposals_are_named(proposal, message):
     proposals = [{**PROPOSAL, "score": 0.1}, {**PROPOSAL, **proposal}]
     evaluator = ProposalEvaluator()
     with pytest.raises(ValueError, match=f"image 4, {message}"):
-        evaluator.add(IMAGE, [OBJECT], proposals)
+        evaluator.add(labelled(IMAGE, [OBJECT]), proposals)
     evaluation = evaluator.summarize()
     assert (
         evaluation.images == evaluation.boxes.objects.sum() == evaluation.masks.objects.sum() == 0
@@ -281,31 +288,33 @@ def test_malformed_proposals_are_named(proposal, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"area": "much"}, "annotation 1: expected 'area'"),
-        ({"area": 10**400}, "annotation 1: expected 'area'"),
-        ({"bbox": [1]}, "annotation 1: expected 'bbox'"),
+        ({"area": "much"}, 'annotation 1: area is "much", not a finite number'),
+        ({"area": 10**400}, "annotation 1: area is 1000"),
+        ({"bbox": [1]}, r"annotation 1: bbox is \[1\]"),
         ({"segmentation": {"size": [1, 1], "counts": "0"}}, "annotation 1: .*does not fit"),
-        ({"segmentation": None}, "annotation 1 has no 'segmentation'"),
+        ({"segmentation": None}, "annotation 1: has no segmentation; evaluate --boxes-only does"),
         ({"segmentation": {"size": SIZE, "counts": [5, 5]}}, "annotation 1: .*ends before"),
         ({"iscrowd": 1, "segmentation": [[1, 2]]}, "annotation 1: segmentation: a polygon"),
-        ({"iscrowd": 1, "bbox": [1]}, "annotation 1: expected 'bbox'"),
+        ({"iscrowd": 1, "bbox": [1]}, r"annotation 1: bbox is \[1\]"),
+        ({"iscrowd": 2}, "annotation 1: iscrowd is 2, neither 0 nor 1"),
     ],
 )
 def test_malformed_objects_are_named(change, message):
-    with pytest.raises(ValueError, match=f"image 4, {message}"):
-        ProposalEvaluator().add(IMAGE, [{**OBJECT, **change}], [PROPOSAL])
+    with pytest.raises(ValueError, match=f"image 4: {message}"):
+        ProposalEvaluator().add(labelled(IMAGE, [{**OBJECT, **change}]), [PROPOSAL])
 
 
 def test_partly_labelled_images_are_refused():
-    with pytest.raises(ValueError, match=r'image 4 is marked "complete": false.*not labelled'):
-        ProposalEvaluator().add({**IMAGE, "complete": False}, [OBJECT], [PROPOSAL])
+    image = labelled({**IMAGE, "complete": False}, [OBJECT])
+    with pytest.raises(ValueError, match=r'image 4: is marked "complete": false.*not labelled'):
+        ProposalEvaluator().add(image, [PROPOSAL])
 
 
 def files(tmp_path, dataset, results):
     truth, proposals = tmp_path / "truth.json", tmp_path / "proposals.json"
     truth.write_text(json.dumps(dataset))
     proposals.write_text(json.dumps(results))
-    return load_ground_truth(truth), ResultsFile(proposals)
+    return read_coco(truth), ResultsFile(proposals)
 
 
 def test_files_give_the_same_figures(tmp_path):
@@ -326,9 +335,51 @@ def test_a_file_of_boxes_is_scored_by_boxes(tmp_path):
     assert np.array_equal(evaluation.boxes.recall, evaluate(dataset, results).boxes.recall)
 
 
-def test_an_empty_file_finds_nothing(tmp_path):
-    evaluation = evaluate_results(*files(tmp_path, random_dataset(1)[0], []))
-    assert evaluation.masks.average_recall(1000) == evaluation.boxes.average_recall(1000) == 0
+def test_an_empty_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"proposals\.json: nothing to score"):
+        evaluate_results(*files(tmp_path, random_dataset(1)[0], []))
+
+
+def test_images_of_objects_that_a_file_does_not_name_are_counted_as_unseen(tmp_path):
+    dataset, results = random_dataset(1)
+    with_objects = {a["image_id"] for a in dataset["annotations"] if not a["iscrowd"]}
+    left_out = min(with_objects & {record["image_id"] for record in results})
+    named = {record["image_id"] for record in results} - {left_out}
+    kept = [record for record in results if record["image_id"] != left_out]
+    evaluation = evaluate_results(*files(tmp_path, dataset, kept))
+    assert evaluation.unseen == len(with_objects - named) >= 1
+    assert evaluation.images == len(dataset["images"])
+
+
+def test_numbers_in_any_spelling_give_the_same_figures(tmp_path):
+    dataset, results = random_dataset(1)
+    expected = evaluate_results(*files(tmp_path, dataset, results))
+
+    def spelt(record, spell):
+        keys = {"id", "image_id", "category_id", "iscrowd", "height", "width", "score", "area"}
+        changed = {key: spell(value) for key, value in record.items() if key in keys}
+        boxed = {"bbox": [spell(v) for v in record["bbox"]]} if "bbox" in record else {}
+        return {**record, **changed, **boxed}
+
+    for spell in (str, float):
+        lists = {key: [spelt(r, spell) for r in dataset[key]] for key in ("images", "annotations")}
+        respelt = files(tmp_path, dataset | lists, [spelt(r, spell) for r in results])
+        evaluation = evaluate_results(*respelt)
+        assert np.array_equal(evaluation.boxes.recall, expected.boxes.recall)
+        assert np.array_equal(evaluation.masks.recall, expected.masks.recall)
+
+
+def test_boxes_only_needs_no_masks(tmp_path):
+    dataset, results = random_dataset(1)
+    expected = evaluate_results(*files(tmp_path, dataset, results)).boxes
+    for record in dataset["annotations"]:
+        record["segmentation"] = []
+    both = files(tmp_path, dataset, results)
+    with pytest.raises(ValueError, match="annotation 1: has no segmentation"):
+        evaluate_results(*both)
+    evaluation = evaluate_results(*both, boxes_only=True)
+    assert evaluation.masks is None
+    assert np.array_equal(evaluation.boxes.recall, expected.recall)
 
 
 def test_unknown_images_and_bad_records_name_the_file(tmp_path):
@@ -338,5 +389,5 @@ def test_unknown_images_and_bad_records_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=f"{path}: 1 image ids, the first 11, are not in"):
         evaluate_results(*foreign)
     bad = files(tmp_path, dataset, [PROPOSAL, {**PROPOSAL, "score": None}])
-    with pytest.raises(ValueError, match=f"{path} .*: image 4, proposal 1: .*'score'"):
+    with pytest.raises(ValueError, match=f"{path} .*: image 4, proposal 1: score"):
         evaluate_results(*bad)

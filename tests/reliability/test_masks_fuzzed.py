@@ -11,7 +11,8 @@ pytestmark = pytest.mark.reliability
 PROGRAM = """
 import sys, time
 import numpy as np
-from sharpmask.masks import encode, rle_areas, segmentation_to_rle
+from sharpmask.coco.segmentation import segmentation_to_rle
+from sharpmask.masks import encode, rle_areas
 
 count = int(sys.argv[1])
 rng = np.random.default_rng(0)

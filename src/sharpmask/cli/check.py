@@ -1,6 +1,6 @@
 """``sharpmask check``: what is wrong with an annotation file."""
 
-from dataclasses import astuple
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +9,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from sharpmask.cli.console import clear_errors, out
-from sharpmask.coco.check import check_annotations
+from sharpmask.coco.check import (
+    Finding,
+    by_octave,
+    check_annotations,
+    learned,
+    object_sides,
+    share_in_reach,
+)
+from sharpmask.coco.problems import MIN_AREA, MIN_SIDE
+from sharpmask.coco.reader import CocoFile, read_coco
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+EXAMPLES = 3
 
 
 @app.command()
@@ -20,24 +31,81 @@ def check(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photos, which are then read too.")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every record, not only the first of each kind.")
+    ] = False,
+    image_size: Annotated[
+        int, typer.Option(min=32, help="Pixels to which propose reduces a photo's longer side.")
+    ] = 640,
 ) -> None:
-    """List what is wrong with an annotation file, and what training and evaluation make of it.
+    """Show what is wrong with an annotation file, and what training and evaluation make of it.
 
-    The exit status is 1 if training or evaluation refuses the file.
+    Then the sizes of the objects, and which --scales of propose fit them.
+
+    Exit status: 0 if the file can be used, whatever is skipped; 1 if training or evaluation refuses
+    it; 2 if it cannot be read.
     """
     with clear_errors():
-        findings = check_annotations(annotations, images)
-        table = Table("record", "problem", "training", "evaluation")
-        for finding in findings:
-            table.add_row(*map(escape, astuple(finding)))
-        if findings:
-            out.print(table)
-        used: dict[str, list[str]] = {
-            "training": [finding.training for finding in findings],
-            "evaluation": [finding.evaluation for finding in findings],
+        file = read_coco(annotations)
+        findings = check_annotations(file, images)
+        if findings and every:
+            out.print(table_of(findings))
+        else:
+            show_kinds(findings)
+        used: dict[str, list[tuple[str, str]]] = {
+            "training": [(finding.training, finding.record) for finding in findings],
+            "evaluation": [(finding.evaluation, finding.record) for finding in findings],
         }
+        refuses = False
         for (purpose, uses), lost in zip(used.items(), ("skipped", "missed"), strict=True):
-            refused = "the file is refused" if "refused" in uses else "the file can be used"
-            out.print(f"{purpose}: {refused}, {uses.count(lost)} records are {lost}")
-        if any("refused" in uses for uses in used.values()):
+            is_refused = any(use == "refused" for use, _ in uses)
+            records = len({record for use, record in uses if use == lost})
+            verdict = "the file is refused" if is_refused else "the file can be used"
+            out.print(f"{purpose}: {verdict}, {records} records are {lost}")
+            refuses |= is_refused
+        show_sizes(file, image_size)
+        if refuses:
             raise typer.Exit(1)
+
+
+def show_kinds(findings: Sequence[Finding]) -> None:
+    """For each kind of problem: how many records, the first of them, what becomes of them."""
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    for kind, same in by_kind.items():
+        records = ", ".join(finding.record or "the file" for finding in same[:EXAMPLES])
+        more = ", ..." if len(same) > EXAMPLES else ""
+        first = same[0]
+        out.print(f"{len(same)} x {kind}: {records}{more}", markup=False)
+        out.print(f"    e.g. {first.problem}", markup=False)
+        out.print(f"    training: {first.training}; evaluation: {first.evaluation}")
+
+
+def table_of(findings: Sequence[Finding]) -> Table:
+    """One row for each problem of each record."""
+    table = Table("record", "problem", "training", "evaluation")
+    for finding in findings:
+        cells = (finding.record, finding.problem, finding.training, finding.evaluation)
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def show_sizes(file: CocoFile, image_size: int) -> None:
+    """How large the objects are, and what finds them."""
+    sides = object_sides(file, image_size)
+    if not len(sides):
+        out.print("objects: none")
+        return
+    shares = ", ".join(
+        f"{first} to {last} px {100 * share:.0f} %"
+        for (first, last), share in by_octave(sides).items()
+    )
+    out.print(f"objects: {len(sides)}; longer side in photos reduced to {image_size} px: {shares}")
+    fitting = ", ".join(f"{name} {100 * s:.0f} %" for name, s in share_in_reach(sides).items())
+    out.print(f"objects that a level of --scales fits: {fitting}")
+    used, tiny, count = learned(file)
+    out.print(
+        f"training learns from {used} of {count} objects; {tiny} are too small for it (below "
+        f"{MIN_AREA} px, or {MIN_SIDE} px wide)"
+    )

@@ -1,35 +1,38 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
+from rich.progress import Progress
 
 from sharpmask.cli.console import clear_errors, complain, err, out
-from sharpmask.cli.photos import write_json
-from sharpmask.coco.annotations import CocoImage
-from sharpmask.coco.results import (
-    GroundTruth,
-    ResultsFile,
-    examine_photos,
-    load_ground_truth,
-)
+from sharpmask.coco.results import ResultsFile
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.evaluation.average_precision import average_precision, precision_table
-from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
+from sharpmask.evaluation.evaluator import Evaluation
 from sharpmask.evaluation.report import results_table, write_report
-from sharpmask.images import ImageError
-from sharpmask.inference.batch import map_ordered, streams_for
+from sharpmask.evaluation.run import evaluate as run_evaluation
+from sharpmask.files import write_json
+from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+ALWAYS = {"annotations", "output", "boxes_only"}
+OF_A_FILE = ALWAYS | {"proposals", "first"}
+OF_DETECTIONS = ALWAYS | {"detections", "category"}
+OF_A_MODEL = ALWAYS | {
+    *("first", "images", "weights", "engine", "device"),
+    *("num_proposals", "scales", "mask_threshold", "suppression"),
+}
+
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the photos.")] = None,
     proposals: Annotated[
@@ -39,104 +42,120 @@ def evaluate(
         Path | None, typer.Option(help="COCO results with categories: Average Precision of them.")
     ] = None,
     category: Annotated[
-        list[str] | None, typer.Option(help="Average over this one; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="With --detections: average over this one; may be repeated."),
     ] = None,
+    boxes_only: Annotated[
+        bool, typer.Option("--boxes-only", help="Score boxes; annotations need no masks.")
+    ] = False,
     weights: Annotated[
         str, typer.Option(help="Model: name, file, or Hugging Face repository.")
     ] = "sharpmask-mobilenetv2",
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
-    num_proposals: Annotated[int, typer.Option(help="Most masks for a photo.")] = 1000,
+    num_proposals: Annotated[
+        int, typer.Option(help="Maximum number of proposals per photo.")
+    ] = 1000,
     scales: Annotated[str, typer.Option(help="default, zoom or zoom2.")] = "default",
-    mask_threshold: Annotated[float, typer.Option(help="See propose.")] = 0.35,
-    suppression: Annotated[float, typer.Option(help="See propose.")] = 0.7,
-    first: Annotated[int | None, typer.Option(min=1, help="Only so many photos, by id.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="See propose.")] = "auto",
+    mask_threshold: Annotated[float, typer.Option(help="As in propose.")] = 0.35,
+    suppression: Annotated[float, typer.Option(help="As in propose.")] = 0.7,
+    first: Annotated[int | None, typer.Option(min=1, help="Only so many images, by id.")] = None,
+    engine: Annotated[EngineName, typer.Option(help="As in propose.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots.
 
     With --detections COCO's Average Precision instead: a table and precision.json.
+
+    Exit status: 0; 1 if the report is written, but some photos could not be read, or --proposals
+    holds nothing for some images with objects: these objects count as missed; 2 if nothing is
+    written, as a file is refused, no photo can be read or there is nothing to score; 130 after
+    Ctrl-C.
     """
     with clear_errors():
         if detections:
-            figures = average_precision(
-                annotations, ResultsFile(detections), categories=category or (), source=detections
-            )
-            out.print(precision_table({detections.stem: figures}))
-            output.mkdir(parents=True, exist_ok=True)
-            write_json(output / "precision.json", figures)
-            out.print(output / "precision.json", markup=False)
+            only(context, OF_DETECTIONS, "--detections")
+            score_detections(annotations, detections, category or [], boxes_only, output)
             return
-        truth = load_ground_truth(annotations)
-        if first:
-            chosen = sorted(truth.images, key=lambda image: image["id"])[:first]
-            truth = replace(truth, images=tuple(chosen))
-        settings: dict[str, Any] = {"annotations": annotations.name, "photos": len(truth.images)}
         if proposals:
+            only(context, OF_A_FILE, "--proposals")
+            result = run_evaluation(
+                annotations, proposals=proposals, boxes_only=boxes_only, first=first
+            )
             method = proposals.stem
-            result = evaluate_results(truth, ResultsFile(proposals))
-            settings["proposals"] = proposals.name
+            used: dict[str, Any] = {"proposals": proposals.name}
         else:
-            if images is None:
-                raise ValueError("--images: the folder of the photos is needed to run a model")
+            only(context, OF_A_MODEL, "a model")
             options = {
-                "num_proposals": num_proposals,
-                "scales": scales,
-                "mask_threshold": mask_threshold,
-                "suppression": suppression,
-            }
-            streams = streams_for(len(truth.images))
-            proposer = Proposer(load_engine(weights, engine, device, streams=streams), **options)  # type: ignore[arg-type]
+                "num_proposals": num_proposals, "scales": scales,
+                "mask_threshold": mask_threshold, "suppression": suppression,
+            }  # fmt: skip
+            result, engine_name = score_model(
+                annotations, images, (weights, engine, device), options, boxes_only, first
+            )
             method = Path(weights).stem + ("" if scales == "default" else f" --scales {scales}")
-            result = evaluate_model(truth, images, proposer, streams=streams)
-            settings |= {"weights": Path(weights).name, "engine": proposer.engine.name, **options}
-        out.print(results_table({method: result}))
+            used = {"weights": Path(weights).name, "engine": engine_name, **options}
+        settings = {"annotations": annotations.name, "photos": result.images, **used}
+        settings |= {"boxes_only": True} if boxes_only else {}
         files = write_report(output, method, result, settings)
+        out.print(results_table({method: result}))
         out.print(*files, markup=False)
+        if result.unseen:
+            complain(f"{result.unseen} of {result.images} images were not looked at")
+            raise typer.Exit(1)
 
 
-def evaluate_model(
-    truth: GroundTruth, images: Path, proposer: Proposer, *, streams: int = 1
-) -> Evaluation:
-    """Run a model over the photos of a data set and score it; those it cannot see are missed."""
-    evaluator = ProposalEvaluator()
-    for image, found in find_all(truth.images, images, proposer, streams=streams):
-        evaluator.add(image, truth.annotations[image["id"]], found)
-    return evaluator.summarize()
+def score_model(
+    annotations: Path,
+    images: Path | None,
+    engine: tuple[str, EngineName, str],
+    options: dict[str, Any],
+    boxes_only: bool,
+    first: int | None,
+) -> tuple[Evaluation, str]:
+    """Average Recall of a model (weights, engine, device), and the name of the engine."""
+    if images is None:
+        raise ValueError("--images: the folder of the photos is needed to run a model")
+    streams = streams_for(first or MAX_STREAMS)
+    proposer = Proposer(load_engine(*engine, streams=streams), **options)
+    with progress_bar() as progress:
+        result = run_evaluation(
+            annotations, images=images, proposer=proposer, boxes_only=boxes_only, first=first,
+            streams=streams, progress=progress, report=complain,
+        )  # fmt: skip
+    return result, proposer.engine.name
 
 
-def find_all(
-    images: Sequence[Mapping[str, Any]], folder: Path, proposer: Proposer, *, streams: int
-) -> Iterator[tuple[Mapping[str, Any], list[dict[str, Any]]]]:
-    """Each image of a data set and its proposals.
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, where somebody looks."""
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("evaluating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
-    There are none for a photo that cannot be read, or is not of the size that its entry states.
+
+def only(context: typer.Context, allowed: set[str], purpose: str) -> None:
+    """Refuse options that have no effect.
 
     Raises:
-        ValueError: An entry names no photo.
+        ValueError: One was given.
     """
-    photos, faults = examine_photos(images, folder)
-    for record, problem in faults:
-        raise ValueError(f"{record} {problem}")
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in allowed and source and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} has no effect with {purpose}; leave it out")
 
-    def found_in(photo: CocoImage) -> list[dict[str, Any]]:
-        try:
-            pixels = photo.read()
-        except ValueError as error:
-            raise ImageError(str(error)) from None
-        return proposer(pixels).to_coco(photo.id)
 
-    for image, call in track(
-        zip(images, map_ordered(found_in, photos, streams), strict=True),
-        "evaluating",
-        total=len(images),
-        console=err,
-        disable=not err.is_terminal,
-        transient=True,
-    ):
-        try:
-            records = call.result()
-        except ImageError as error:
-            complain(error)
-            records = []
-        yield image, records
+def score_detections(
+    annotations: Path, detections: Path, category: list[str], boxes_only: bool, output: Path
+) -> None:
+    """Average Precision: written, then printed."""
+    results = ResultsFile(detections)
+    if not len(results):
+        raise ValueError(f"{detections}: nothing to score: it holds no detection")
+    figures = average_precision(
+        annotations, results, categories=category, boxes_only=boxes_only, source=detections
+    )
+    write_json(output / "precision.json", figures)
+    out.print(precision_table({detections.stem: figures}))
+    out.print(output / "precision.json", markup=False)

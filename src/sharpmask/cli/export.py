@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from sharpmask.cli.console import clear_errors, out
-from sharpmask.cli.evaluate import evaluate_model
-from sharpmask.coco.results import load_ground_truth
+from sharpmask.coco.reader import load_ground_truth
 from sharpmask.engines.export import export as export_model
 from sharpmask.engines.exported import Runtime
 from sharpmask.engines.load import load_engine
+from sharpmask.evaluation.run import evaluate_model
 from sharpmask.images import list_images
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import load
@@ -57,7 +57,7 @@ def export(
                 likeness = quantise(Path(temporary), photos, output)
             out.print(f"int8: mean IoU of the best masks with those of float32: {likeness:.3f}")
             if annotations and images:
-                truth = load_ground_truth(annotations)
+                truth = load_ground_truth(annotations, photos=True)
                 for name, engine in (("float32", whole), ("int8", load_engine(output))):
                     masks = evaluate_model(truth, images, Proposer(engine)).masks
                     if masks:

@@ -333,6 +333,8 @@ def load_data(files: list[Path], images: Path, *, report: bool) -> CocoDataset:
         complain(f"{len(problems)} of {len(stated.images)} photos left out, e.g. {problems[0]}")
     for reason, count in sorted(data.skipped.items()):
         complain(f"{count} annotations not used: {reason}")
+    for reason, count in sorted(data.repaired.items()):
+        complain(f"{count} annotations repaired: {reason}")
     objects = sum(len(image.instances) for image in data.images)
     names = " + ".join(file.name for file in files)
     out.print(

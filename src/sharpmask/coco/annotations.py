@@ -1,19 +1,19 @@
-"""COCO annotation files: read once, checked object by object."""
+"""What training learns from: the photos and objects of COCO annotation files."""
 
-import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from sharpmask.images import MAX_PIXELS, read_image
-from sharpmask.masks import Rle, rle_areas, rle_boxes, segmentation_to_rle
+from sharpmask.coco.problems import NOWHERE, OUT_OF_IMAGE, STRAY_PARTS, raise_first
+from sharpmask.coco.reader import CocoFile, read_coco
+from sharpmask.coco.records import Box, ImageEntry
+from sharpmask.images import read_image
+from sharpmask.masks import Rle
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Instance:
     """One labelled object.
 
     Attributes:
-        id: The annotation's id in its file.
+        id: The annotation's id in its file; -1 if it has none.
         category: Index into ``CocoDataset.categories``.
         box: Tight box of the mask, xyxy.
         rle: The mask.
     """
 
-    id: int
+    id: int | str
     category: int
-    box: tuple[float, float, float, float]
+    box: Box
     rle: Rle
 
 
@@ -38,23 +38,24 @@ class CocoImage:
     """One photo and its objects.
 
     Attributes:
-        id: The image's id in its file.
+        id: The image's id in its file; text in files whose ids are text.
         path: Where the photo lies.
         size: Height and width as the file states them.
-        complete: Whether every object is labelled. If not, nothing in it may be taken for
-            background.
+        complete: Whether every object is labelled, and lies at a known place. If not, nothing in
+            the photo may be taken for background.
         instances: Objects that can be learned from.
-        crowds: Boxes (xyxy) of crowd regions and of objects too small to learn from: not
-            background.
+        crowds: Boxes (xyxy) of all else that is labelled and not background: crowd regions, objects
+            that are too small or have no usable mask or category, and the objects that another
+            image entry states for the same photo.
         source: Collection that the photo is from, if the file states it.
     """
 
-    id: int
+    id: int | str
     path: Path
     size: tuple[int, int]
     complete: bool
     instances: tuple[Instance, ...]
-    crowds: tuple[tuple[float, float, float, float], ...]
+    crowds: tuple[Box, ...]
     source: str = ""
 
     @property
@@ -87,41 +88,22 @@ class CocoDataset:
         categories: Names.
         category_ids: Id of each in the first file that has it.
         skipped: Why annotations were not used, with counts.
+        repaired: What was left out of annotations that were used, with counts.
     """
 
     images: tuple[CocoImage, ...]
     categories: tuple[str, ...]
     category_ids: tuple[int | str, ...]
     skipped: Counter[str]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What keeps an annotation file or a part of it from being used.
-
-    Attributes:
-        file: The file.
-        record: What is concerned: "image 17", "annotation 5".
-        problem: The reason, the same for all records that it befalls.
-        refused: Whether the whole file cannot be used; else the record alone is left out.
-    """
-
-    file: Path
-    record: str
-    problem: str
-    refused: bool
-
-
-MIN_AREA = 100
-MIN_SIDE = 5
-"""Objects below these, in pixels, are not learned from (FAIR's sampler)."""
+    repaired: Counter[str] = field(default_factory=Counter)
 
 
 def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
     """Read annotation files whose photos lie in one folder.
 
-    An annotation that cannot be used (crowd, tiny, malformed) is left out and counted in
-    ``skipped``.
+    An annotation that cannot be learned from (crowd, tiny, malformed) is left out and counted in
+    ``skipped``; its box is not background. If several image entries are of one photo, what the
+    others label is not background either.
 
     Args:
         annotations: One or more files in COCO's instance format. An image entry with
@@ -132,36 +114,49 @@ def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
         ValueError: A file is not COCO instance JSON, an image entry is malformed or lies outside
             ``images``; the message names the file and the entry.
     """
-    dataset, faults = examine_coco(annotations, images)
-    for fault in faults:
-        if fault.refused:
-            raise ValueError(f"{fault.file}: {f'{fault.record} {fault.problem}'.strip()}")
-    return dataset
+    paths = [annotations] if isinstance(annotations, Path) else list(annotations)
+    files = []
+    for path in paths:
+        try:
+            files.append(read_coco(path))
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
+    return dataset_of(files, images)
 
 
-def examine_coco(
-    annotations: Path | Sequence[Path], images: Path
-) -> tuple[CocoDataset, list[Fault]]:
-    """As ``load_coco``, and everything that is wrong with the files instead of an error."""
-    files = [annotations] if isinstance(annotations, Path) else list(annotations)
+def dataset_of(files: Sequence[CocoFile], folder: Path) -> CocoDataset:
+    """As ``load_coco``, of files that are read already."""
     categories: dict[str, int] = {}
     ids: dict[int, int | str] = {}
-    faults: list[Fault] = []
-    loaded = [
-        image for file in files for image in _load_file(file, images, categories, ids, faults)
-    ]
-    skipped = Counter(fault.problem for fault in faults if not fault.refused)
-    return CocoDataset(tuple(loaded), tuple(categories), tuple(ids.values()), skipped), faults
+    skipped: Counter[str] = Counter()
+    images: list[CocoImage] = []
+    for file in files:
+        raise_first(file.path, (p for p in file.problems if p.kind.training == "refused"))
+        indices: dict[int | str, int] = {}
+        for category_id, name in file.categories:
+            index = categories.setdefault(name, len(categories))
+            indices[category_id] = index
+            ids.setdefault(index, category_id)
+        images += [_image(entry, folder, indices, skipped) for entry in file.images]
+        skipped.update(p.kind.title for p in file.own_problems if p.kind.training == "skipped")
+    repaired = Counter(
+        problem.kind.title
+        for file in files
+        for problem in file.problems
+        if problem.kind is STRAY_PARTS
+    )
+    together = tuple(_with_what_others_label(images))
+    return CocoDataset(together, tuple(categories), tuple(ids.values()), skipped, repaired)
 
 
 def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:
     """The data set without photos that cannot be used, and what ails them."""
-    problems = photo_problems(dataset)
+    problems = photo_problems(dataset.images)
     sound = tuple(image for image, bad in zip(dataset.images, problems, strict=True) if not bad)
     return replace(dataset, images=sound), [bad for bad in problems if bad]
 
 
-def photo_problems(dataset: CocoDataset) -> list[str]:
+def photo_problems(images: Sequence[CocoImage]) -> list[str]:
     """For each photo whether it is missing, damaged or of another size; empty if it is sound.
 
     Every photo is decoded: a header does not tell that the rest of the file is missing.
@@ -175,129 +170,56 @@ def photo_problems(dataset: CocoDataset) -> list[str]:
         return ""
 
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(problem, dataset.images))
+        return list(threads.map(problem, images))
 
 
-def _load_file(
-    file: Path,
-    folder: Path,
-    categories: dict[str, int],
-    ids: dict[int, int | str],
-    faults: list[Fault],
-) -> list[CocoImage]:
-    def refuse(record: str, problem: str) -> None:
-        faults.append(Fault(file, record, problem, refused=True))
-
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        refuse("", str(error.strerror))
-        return []
-    except (ValueError, RecursionError) as error:
-        refuse("", f"not a JSON file: {error}")
-        return []
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            refuse("", f"expected COCO instance format, a list {key!r} is missing")
-            return []
-    names: dict[Any, int] = {}
-    for category in content["categories"]:
-        sound = isinstance(category, dict) and _is_id(category.get("id")) and "name" in category
-        if not sound:
-            refuse(f"category {str(category)[:80]}", "needs an id and a name")
-            continue
-        number = categories.setdefault(str(category["name"]), len(categories))
-        names[category["id"]] = number
-        ids.setdefault(number, category["id"])
-    by_image: dict[Any, list[dict[str, Any]]] = {}
-    for number, annotation in enumerate(content["annotations"]):
-        if isinstance(annotation, dict) and _is_id(annotation.get("image_id")):
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
-        else:
-            faults.append(Fault(file, annotation_name(annotation, number), "no image_id", False))
-    images = [
-        image
-        for number, entry in enumerate(content["images"])
-        if (image := _load_image(file, folder, number, entry, by_image, names, faults))
-    ]
-    for identity, count in Counter(image.id for image in images).items():
-        if count > 1:
-            # The objects can be those of only one of them: the other would pass for background.
-            refuse(f"image {identity}", f"has an id that appears {count} times")
-    faults += [
-        Fault(file, annotation_name(orphan), "image_id of no image", refused=False)
-        for orphans in by_image.values()
-        for orphan in orphans
-    ]
-    return images
-
-
-def annotation_name(annotation: object, number: int | None = None) -> str:
-    """What messages call an annotation: by its id, or by its place in the file if it has none."""
-    if isinstance(annotation, dict) and "id" in annotation:
-        return f"annotation {annotation['id']}"
-    return f"annotations[{number}]" if number is not None else f"annotation {str(annotation)[:60]}"
-
-
-def _load_image(
-    file: Path,
-    folder: Path,
-    number: int,
-    entry: dict[str, Any],
-    by_image: dict[Any, list[dict[str, Any]]],
-    names: dict[Any, int],
-    faults: list[Fault],
-) -> CocoImage | None:
-    problem = ""
-    try:
-        identity, name = entry["id"], str(entry["file_name"])
-        size = (int(entry["height"]), int(entry["width"]))
-        if not _is_id(identity):
-            raise TypeError
-        record = f"image {identity}"
-        if min(size) < 1 or math.prod(size) > MAX_PIXELS:
-            problem = f"has height and width {size}"
-        # Names alone decide: a link in the folder may well lead to another disk.
-        elif Path(name).is_absolute() or ".." in Path(name).parts:
-            problem = f"has a file_name, {name!r}, that leads outside {folder}"
-    except (KeyError, TypeError, ValueError, OverflowError):
-        has_id = isinstance(entry, dict) and _is_id(entry.get("id"))
-        record = f"image {entry['id']}" if has_id else f"images[{number}]"
-        problem = f"needs id, file_name, height, width, has {str(entry)[:80]}"
-    if problem:
-        faults.append(Fault(file, record, problem, refused=True))
-        return None
-    instances: list[Instance] = []
-    crowds: list[tuple[float, float, float, float]] = []
-    for annotation in by_image.pop(identity, []):
-        record = annotation_name(annotation)
-        try:
-            rle = segmentation_to_rle(annotation.get("segmentation"), size)
-        except ValueError:
-            faults.append(Fault(file, record, "malformed segmentation", refused=False))
-            continue
-        box = rle_boxes([rle])[0]
-        left, top, right, bottom = (float(v) for v in box)
-        reason = None
-        if annotation.get("iscrowd"):
-            reason = "crowd"
-        elif not _is_id(category := annotation.get("category_id")) or category not in names:
-            reason = "unknown category"
-        elif min(right - left, bottom - top) < MIN_SIDE or rle_areas([rle])[0] < MIN_AREA:
-            reason = f"smaller than {MIN_AREA} px or {MIN_SIDE} px wide"
-        if reason:
-            faults.append(Fault(file, record, reason, refused=False))
-            if math.prod((right - left, bottom - top)) > 0:
-                crowds.append((left, top, right, bottom))
-            continue
-        identifier = annotation.get("id", -1)
-        instances.append(Instance(identifier, names[category], (left, top, right, bottom), rle))
-    complete = bool(entry.get("complete", True))
+def photo_of(entry: ImageEntry, folder: Path) -> CocoImage:
+    """The photo of an image entry, without objects."""
+    assert entry.file_name is not None
     return CocoImage(
-        identity, folder / name, size, complete, tuple(instances), tuple(crowds),
-        source=str(entry.get("source", "")),
-    )  # fmt: skip
+        entry.id, folder / entry.file_name, entry.size, entry.complete, (), (), entry.source
+    )
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int | str)
+def _image(
+    entry: ImageEntry, folder: Path, indices: dict[int | str, int], skipped: Counter[str]
+) -> CocoImage:
+    instances: list[Instance] = []
+    crowds: list[Box] = []
+    complete = entry.complete
+    for annotation in entry.annotations:
+        reasons = [p.kind for p in annotation.problems if p.kind.training == "skipped"]
+        if reasons:
+            skipped[reasons[0].title] += 1
+            complete = complete and not {NOWHERE, OUT_OF_IMAGE}.intersection(reasons)
+            if annotation.where:
+                crowds.append(annotation.where)
+            continue
+        assert annotation.rle is not None
+        assert annotation.where is not None
+        assert annotation.category_id is not None
+        identifier = -1 if annotation.id is None else annotation.id
+        category = indices[annotation.category_id]
+        instances.append(Instance(identifier, category, annotation.where, annotation.rle))
+    photo = photo_of(entry, folder)
+    return replace(photo, complete=complete, instances=tuple(instances), crowds=tuple(crowds))
+
+
+def _with_what_others_label(images: Sequence[CocoImage]) -> list[CocoImage]:
+    """Add to each image what others of the same photo label; it is complete if all of them are."""
+    by_path: dict[Path, list[CocoImage]] = {}
+    for image in images:
+        by_path.setdefault(image.path, []).append(image)
+    together = []
+    for image in images:
+        same = by_path[image.path]
+        others = [other for other in same if other is not image]
+        boxes = [
+            box
+            for other in others
+            for box in (*(instance.box for instance in other.instances), *other.crowds)
+        ]
+        complete = all(other.complete for other in same)
+        crowds = (*image.crowds, *boxes)
+        together.append(replace(image, complete=complete, crowds=crowds) if others else image)
+    return together

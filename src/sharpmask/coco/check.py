@@ -1,32 +1,27 @@
-"""What is wrong with an annotation file, and what training and evaluation make of it.
+"""What is wrong with an annotation file, and what training and evaluation make of it."""
 
-The findings come from the functions that training and evaluation themselves read files with, so
-records are refused, skipped and missed here exactly as there.
-"""
-
-import json
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float
 
-from sharpmask.coco.annotations import annotation_name, examine_coco, photo_problems
-from sharpmask.coco.results import GroundTruth, examine_ground_truth, examine_photos
-from sharpmask.evaluation.average_precision import examine_categories, has_category
-from sharpmask.evaluation.evaluator import truth_problems
-from sharpmask.masks import rle_areas, rle_boxes, segmentation_to_rle
-
-Use = Literal["used", "recall only", "skipped", "missed", "refused"]
-"""What becomes of a record, from the best to the worst."""
+from sharpmask.coco import problems as kinds
+from sharpmask.coco.annotations import photo_of, photo_problems
+from sharpmask.coco.problems import Kind, Problem, Use
+from sharpmask.coco.reader import CocoFile
+from sharpmask.coco.records import Annotation
+from sharpmask.geometry import PYRAMIDS, SHARPMASK_GEOMETRY
+from sharpmask.masks import rle_areas
 
 BOX_TOLERANCE = 2.0
 """Pixels that a box may differ from its mask's: polygons are wider than their pixels."""
 AREA_TOLERANCE = 0.2
 """Share of its mask's area that an ``area`` may be wrong by, and as many pixels as it has rows."""
+REACH_OCTAVES = 0.25
+"""So far from an object's canonical scale a level of the pyramid may be to find it."""
+UNREADABLE = Kind("photo that cannot be used", "skipped", "missed", "photo")
 
 
 @dataclass(frozen=True)
@@ -41,141 +36,110 @@ class Finding:
         evaluation: What evaluation does: uses the record all the same, uses it for Average Recall
             only (Average Precision leaves an annotation out, and for a category refuses the file),
             counts the objects of a photo as missed, or refuses the file.
+        kind: What it has in common with others.
     """
 
     record: str
     problem: str
     training: Use
     evaluation: Use
+    kind: str
 
 
-def check_annotations(path: Path, images: Path | None = None) -> list[Finding]:
-    """Every record of an annotation file in COCO's instance format that something is wrong with.
-
-    Of what keeps a record from being used the last problem met is told; records that share an id
-    count as one.
+def check_annotations(file: CocoFile, images: Path | None = None) -> list[Finding]:
+    """List everything that is wrong with the records of an annotation file.
 
     Args:
-        path: The file.
+        file: As ``read_coco`` reads it.
         images: Folder of the photos, which are all decoded; they are not looked at if None.
-
-    Raises:
-        OSError: The file cannot be read.
     """
-    dataset, faults = examine_coco(path, images or Path())
-    findings: dict[str, Finding] = {}
-    for fault in faults:
-        use: Use = "refused" if fault.refused else "skipped"
-        _add(findings, Finding(fault.record, fault.problem, use, "used"))
-    truth, refusals = examine_ground_truth(path)
-    content = _content(path)
-    for record, problem in _recall_only(truth):
-        _add(findings, Finding(record, problem, "used", "recall only"))
-    photos, unnamed = examine_photos(truth.images, images or Path())
-    named = [(_named(record, content), problem) for record, problem in refusals]
-    for record, problem in chain(named, unnamed, truth_problems(truth)):
-        _add(findings, Finding(record, problem, "used", "refused"))
-    found = list(findings.values()) + _oddities(content, findings)
+    found = list(file.problems)
+    for image in file.images:
+        for annotation in image.annotations:
+            found += disagreements(annotation)
     if images:
-        learned, scored = ({photo.id for photo in group} for group in (dataset.images, photos))
-        every = (*dataset.images, *(photo for photo in photos if photo.id not in learned))
-        for photo, bad in zip(every, photo_problems(replace(dataset, images=every)), strict=True):
-            training: Use = "skipped" if photo.id in learned else "refused"
-            evaluation: Use = "missed" if photo.id in scored else "refused"
-            if bad:
-                found.append(Finding(f"image {photo.id}", bad, training, evaluation))
+        found += unreadable_photos(file, images)
+    return [
+        Finding(p.record, p.text, p.kind.training, p.kind.shown_evaluation, p.kind.title)
+        for p in found
+    ]
+
+
+def unreadable_photos(file: CocoFile, folder: Path) -> list[Problem]:
+    """The photos that are missing, damaged or of another size than the file states."""
+    unnamed = {kinds.NO_FILE_NAME, kinds.OUTSIDE}
+    named = [image for image in file.images if unnamed.isdisjoint(p.kind for p in image.problems)]
+    photos = [photo_of(image, folder) for image in named]
+    return [
+        Problem(f"image {photo.id}", UNREADABLE, bad)
+        for photo, bad in zip(photos, photo_problems(photos), strict=True)
+        if bad
+    ]
+
+
+def disagreements(annotation: Annotation) -> list[Problem]:
+    """Where the box or area that an annotation states are not those of its mask."""
+    if annotation.rle is None or annotation.where is None:
+        return []
+    found = []
+    if annotation.box_xywh is not None:
+        left, top, width, height = annotation.box_xywh
+        stated = np.array([left, top, left + width, top + height])
+        if np.abs(stated - annotation.where).max() > BOX_TOLERANCE:
+            found.append(Problem(annotation.name, kinds.OTHER_BOX, kinds.OTHER_BOX.title))
+    pixels = int(rle_areas([annotation.rle])[0])
+    slack = AREA_TOLERANCE * pixels + annotation.where[3] - annotation.where[1]
+    area = pixels if annotation.area is None or annotation.crowd else annotation.area
+    if abs(area - pixels) > slack:
+        text = f"area is {area:g}, that of the mask {pixels}"
+        found.append(Problem(annotation.name, kinds.OTHER_AREA, text))
     return found
 
 
-def _recall_only(truth: GroundTruth) -> Iterator[tuple[str, str]]:
-    """What Average Precision refuses or leaves out, and Average Recall does not."""
-    names, faults = examine_categories(truth)
-    yield from faults
-    for annotation in chain(*truth.annotations.values()):
-        if not faults and not has_category(annotation, names):
-            yield annotation_name(annotation), "has a category_id that no category has"
+def object_sides(file: CocoFile, image_size: int) -> Float[np.ndarray, " n"]:
+    """Longer side of each object, crowds left out, in a photo reduced to ``image_size`` pixels.
+
+    So large the network sees them at scale 1; a photo that is smaller stays as it is.
+    """
+    sides = []
+    for image in file.images:
+        reduction = min(1.0, image_size / max(image.size))
+        for annotation in image.annotations:
+            if annotation.where and not annotation.crowd:
+                left, top, right, bottom = annotation.where
+                sides.append(max(right - left, bottom - top) * reduction)
+    return np.array(sides, float)
 
 
-def _add(findings: dict[str, Finding], new: Finding) -> None:
-    """Keep one finding of a record: what each reader does, and the last, most detailed, problem."""
-    old = findings.get(new.record)
-    if old:
-        training = max(old.training, new.training, key=get_args(Use).index)
-        evaluation = max(old.evaluation, new.evaluation, key=get_args(Use).index)
-        new = replace(new, training=training, evaluation=evaluation)
-    findings[new.record] = new
-
-
-def _content(path: Path) -> dict[str, list[Any]]:
-    """The file's lists; empty ones where there are none."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        content = {}
-    lists = content if isinstance(content, dict) else {}
-    keys = ("images", "annotations", "categories")
-    return {k: lists[k] if isinstance(lists.get(k), list) else [] for k in keys}
-
-
-def _named(record: str, content: dict[str, list[Any]]) -> str:
-    """The id of a record that is known by its place in a list, if it has one."""
-    kind, bracket, index = record.rstrip("]").partition("[")
-    entry = content[kind][int(index)] if bracket else None
-    if kind == "annotations":
-        return annotation_name(entry, int(index))
-    if isinstance(entry, dict) and "id" in entry:
-        return f"image {entry['id']}"
-    return record
-
-
-def _oddities(content: dict[str, list[Any]], known: dict[str, Finding]) -> list[Finding]:
-    """What is used as it is, and yet may be a mistake."""
-    found: list[Finding] = []
-
-    def note(record: str, problem: str) -> None:
-        if record not in known:
-            found.append(Finding(record, problem, "used", "used"))
-
-    categories = [c for c in content["categories"] if isinstance(c, dict)]
-    for key in ("id", "name"):
-        for value, count in Counter(str(c.get(key)) for c in categories).items():
-            if count > 1:
-                note(f"category {value}", f"{key} appears {count} times")
-    ids = [c["id"] for c in categories if isinstance(c.get("id"), int)]
-    if ids and sorted(ids) != list(range(1, len(ids) + 1)):
-        note("categories", f"ids are not 1 to {len(ids)}; they are kept as they are")
-    sizes = {
-        image["id"]: (image["height"], image["width"])
-        for image in content["images"]
-        if isinstance(image, dict) and {"id", "height", "width"} <= image.keys()
-        if isinstance(image["id"], int | str)
+def by_octave(sides: Float[np.ndarray, " n"]) -> dict[tuple[int, int], float]:
+    """Share of the objects whose longer side is from 2^k to 2^(k+1) pixels, for each k."""
+    if not len(sides):
+        return {}
+    octaves, counts = np.unique(np.floor(np.log2(sides)).clip(min=0), return_counts=True)
+    return {
+        (2 ** int(octave), 2 ** int(octave + 1)): count / len(sides)
+        for octave, count in zip(octaves, counts.tolist(), strict=True)
     }
-    annotations = [a for a in content["annotations"] if isinstance(a, dict)]
-    counts = Counter(str(a.get("id")) for a in annotations)
-    for annotation in annotations:
-        record = annotation_name(annotation)
-        if counts[str(annotation.get("id"))] > 1:
-            note(record, f"id appears {counts[str(annotation.get('id'))]} times")
-        for problem in _disagreements(annotation, sizes):
-            note(record, problem)
-    return found
 
 
-def _disagreements(annotation: dict[str, Any], sizes: dict[Any, tuple[int, int]]) -> list[str]:
-    """Where box or area of an annotation are not those of its mask."""
-    try:
-        rle = segmentation_to_rle(annotation.get("segmentation"), sizes[annotation["image_id"]])
-        box_xywh = np.array(annotation["bbox"], float).reshape(4)
-        area = float(annotation["area"])
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return [f"has no {key}" for key in ("bbox", "area") if not annotation.get(key)]
-    tight = rle_boxes([rle])[0]
-    true_area = int(rle_areas([rle])[0])
-    problems = []
-    stated = np.concatenate([box_xywh[:2], box_xywh[:2] + box_xywh[2:]])
-    if true_area and np.abs(stated - tight).max() > BOX_TOLERANCE:
-        problems.append("bbox is not that of the mask")
-    slack = AREA_TOLERANCE * true_area + (tight[3] - tight[1])
-    if not annotation.get("iscrowd") and abs(area - true_area) > slack:
-        problems.append(f"area is {area:g}, that of the mask {true_area}")
-    return problems
+def share_in_reach(sides: Float[np.ndarray, " n"]) -> Mapping[str, float]:
+    """For each pyramid of ``--scales`` the share of the objects that a level of it fits."""
+    wanted = np.log2(SHARPMASK_GEOMETRY.object_size / sides)
+    return {
+        name: float(fits(wanted, levels).mean()) if len(sides) else 0.0
+        for name, levels in PYRAMIDS.items()
+    }
+
+
+def fits(wanted: Float[np.ndarray, " n"], levels: Sequence[float]) -> np.ndarray:
+    """Whether one of the levels is near enough to each wanted scale, both in octaves."""
+    distance = np.abs(wanted[:, None] - np.array(levels)).min(axis=1)
+    near: np.ndarray = distance <= REACH_OCTAVES
+    return near
+
+
+def learned(file: CocoFile) -> tuple[int, int, int]:
+    """How many objects training learns from, how many are too small for that, and how many are."""
+    objects = [a for image in file.images for a in image.annotations if not a.crowd]
+    skipped = [{p.kind for p in a.problems if p.kind.training == "skipped"} for a in objects]
+    return skipped.count(set()), sum(kinds.TINY in reasons for reasons in skipped), len(objects)

@@ -1,110 +1,26 @@
-"""The two files an evaluation reads: COCO ground truth, and COCO results of any size."""
+"""COCO results files of any size, read image by image."""
 
 import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from sharpmask.coco.annotations import CocoImage
+from sharpmask.coco.numbers import integer, shown
 
 Record = Mapping[str, Any]
-"""One entry of a COCO file, as parsed from JSON."""
+"""One entry of a results file, as parsed from JSON; only its ``image_id`` is known to be sound."""
 
 _CHUNK_BYTES = 1 << 24
 _KEPT_RECORDS = 500_000
 """So many records of a results file stay parsed, about a kilobyte each; others are read again."""
 _LIST_START = re.compile(r"(?:\xef\xbb\xbf)?\s*\[")
 _SEPARATOR = re.compile(r"[\s,]*")
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """The images of an annotation file and their objects.
-
-    Attributes:
-        path: The file.
-        images: Image entries (``id``, ``height``, ``width``, ...) in the file's order.
-        annotations: Annotation entries of each image id, crowd regions included; empty if none.
-        categories: Category entries, not checked: recall asks for none.
-    """
-
-    path: Path
-    images: tuple[Record, ...]
-    annotations: Mapping[int, tuple[Record, ...]]
-    categories: tuple[Any, ...] = ()
-
-
-def load_ground_truth(path: Path) -> GroundTruth:
-    """Read an annotation file in COCO's instance format, every object of it.
-
-    Raises:
-        ValueError: The file is not such a file, or an annotation belongs to no image.
-    """
-    truth, faults = examine_ground_truth(path)
-    for record, problem in faults:
-        raise ValueError(f"{path}: {f'{record} {problem}'.strip()}")
-    return truth
-
-
-def examine_ground_truth(path: Path) -> tuple[GroundTruth, list[tuple[str, str]]]:
-    """As ``load_ground_truth``, and every record that is wrong with its problem, not an error."""
-    nothing = GroundTruth(path, (), {})
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        return nothing, [("", f"not a JSON file: {error}")]
-    for key in ("images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            problem = (
-                "expected a COCO annotation file, an object with the lists 'images' and "
-                f"'annotations'; {key!r} is missing. A list of results belongs to --proposals"
-            )
-            return nothing, [("", problem)]
-    faults: list[tuple[str, str]] = []
-    images: list[Record] = []
-    annotations: dict[int, list[Record]] = {}
-    for index, image in enumerate(content["images"]):
-        if not isinstance(image, dict) or not all(
-            is_integer(image.get(key)) for key in ("id", "height", "width")
-        ):
-            faults.append((f"images[{index}]", "needs integers id, height and width"))
-        elif image["id"] in annotations:
-            faults.append((f"images[{index}]", f"repeats the id {image['id']}"))
-        else:
-            images.append(image)
-            annotations[image["id"]] = []
-    for index, annotation in enumerate(content["annotations"]):
-        owner = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if not is_integer(owner) or owner not in annotations:
-            faults.append((f"annotations[{index}]", "has an image_id that no image has"))
-        else:
-            annotations[owner].append(annotation)
-    grouped = {image_id: tuple(records) for image_id, records in annotations.items()}
-    categories = content.get("categories")
-    listed = tuple(categories) if isinstance(categories, list) else ()
-    return GroundTruth(path, tuple(images), grouped, listed), faults
-
-
-def examine_photos(
-    images: Sequence[Record], folder: Path
-) -> tuple[list[CocoImage], list[tuple[str, str]]]:
-    """Find the images' photos, to be read as training reads them, and list those without one."""
-    photos: list[CocoImage] = []
-    faults: list[tuple[str, str]] = []
-    for image in images:
-        if "file_name" in image:
-            path, size = folder / str(image["file_name"]), (image["height"], image["width"])
-            photos.append(CocoImage(image["id"], path, size, True, (), ()))
-        else:
-            faults.append((f"image {image['id']}", "has no file_name, so no model can see it"))
-    return photos, faults
 
 
 class ResultsFile:
@@ -122,7 +38,7 @@ class ResultsFile:
         """Index the file.
 
         Raises:
-            ValueError: It is no JSON list of objects that have an integer ``image_id``.
+            ValueError: It is not a JSON list of objects with an integer ``image_id``.
         """
         self.path = path
         self.has_masks = False
@@ -130,14 +46,18 @@ class ResultsFile:
         ids, starts, ends = array("q"), array("q"), array("q")
         for record, start, end in self._scan():
             index = len(ids)
-            if not isinstance(record, dict) or not is_integer(record.get("image_id")):
+            try:
+                image_id = integer(record["image_id"])
+            except (KeyError, TypeError, IndexError):
                 raise ValueError(
-                    f"{path}: record {index} needs an integer image_id, got {str(record)[:80]}"
-                )
+                    f"{path}: record {index} needs an integer image_id, got {shown(record)}"
+                ) from None
+            except ValueError as error:
+                raise ValueError(f"{path}: record {index}: image_id {error}") from None
             self.has_masks |= bool(record.get("segmentation"))
             if index < _KEPT_RECORDS:
                 self._kept.append(record)
-            ids.append(record["image_id"])
+            ids.append(image_id)
             starts.append(start)
             ends.append(end)
         image_ids = np.array(ids, np.int64)
@@ -160,8 +80,10 @@ class ResultsFile:
         if len(self._kept) < len(self):
             yield from (record for record, _, _ in islice(self._scan(), len(self._kept), None))
 
-    def proposals(self, image_id: int) -> list[Record]:
+    def proposals(self, image_id: int | str) -> list[Record]:
         """Read the records of one image in the file's order; none if the file does not name it."""
+        if isinstance(image_id, str):
+            return []
         at = int(np.searchsorted(self._ids, image_id))
         if at == len(self._ids) or self._ids[at] != image_id:
             return []
@@ -209,8 +131,3 @@ class ResultsFile:
                     continue
                 yield record, offset + at, offset + end
                 at = end
-
-
-def is_integer(value: object) -> TypeGuard[int]:
-    """Tell whether a JSON value is an integer that fits 64 bits."""
-    return type(value) is int and abs(value) < 2**63

@@ -126,8 +126,8 @@ class PatchSampler:
         self.complete = [index for index, image in enumerate(dataset.images) if image.complete]
         if not self.complete and batches != "masks":
             raise ValueError(
-                'every image is marked "complete": false, so no patch can be taken for background; '
-                "add completely labelled images"
+                'every photo is marked "complete": false or holds an object at an unknown place, '
+                "so no patch can be taken for background; add completely labelled photos"
             )
 
     def patch(self, epoch: int, index: int) -> Patch:

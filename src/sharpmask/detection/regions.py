@@ -14,11 +14,13 @@ from jaxtyping import Bool, Float
 
 from sharpmask.boxes import iou
 from sharpmask.coco.annotations import CocoDataset, CocoImage
+from sharpmask.coco.numbers import box, number, shown
 from sharpmask.coco.results import ResultsFile
+from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.images import ImageError
 from sharpmask.inference.batch import map_ordered
 from sharpmask.inference.proposer import Proposer
-from sharpmask.masks import Rle, rle_boxes, segmentation_to_rle
+from sharpmask.masks import Rle, rle_boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +51,13 @@ class Regions:
         """
         best = sorted(records, key=_score, reverse=True)[:count]
         boxes, rles = [], []
-        for number, record in enumerate(best):
+        for rank, record in enumerate(best):
             try:
                 if record.get("segmentation"):
                     rles.append(segmentation_to_rle(record["segmentation"], image_size))
                 boxes.append(_box(record, rles[-1] if rles else None, image_size))
             except ValueError as error:
-                raise ValueError(f"proposal {number} (by score): {error}") from None
+                raise ValueError(f"proposal {rank} (by score): {error}") from None
         if rles and len(rles) < len(best):
             raise ValueError("some proposals have a mask and some have none")
         array = np.array(boxes, float).reshape(-1, 4)
@@ -69,9 +71,9 @@ class Regions:
 
 def _score(record: Mapping[str, Any]) -> float:
     try:
-        return float(record["score"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"expected a score, got {str(record)[:80]}") from None
+        return number(record["score"])
+    except (KeyError, ValueError):
+        raise ValueError(f"expected a score, got {shown(record)}") from None
 
 
 def _box(
@@ -82,9 +84,9 @@ def _box(
         left, top, right, bottom = rle_boxes([rle])[0].tolist()
         return left, top, right, bottom
     try:
-        left, top, width, height = (float(value) for value in record["bbox"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"expected a segmentation or a bbox, got {str(record)[:80]}") from None
+        left, top, width, height = map(float, box(record["bbox"]))
+    except (KeyError, ValueError):
+        raise ValueError(f"expected a segmentation or a bbox, got {shown(record)}") from None
     right, bottom = left + width, top + height
     inside = -1 <= left <= right <= image_size[1] + 1 and -1 <= top <= bottom <= image_size[0] + 1
     if not inside:

@@ -50,7 +50,7 @@ def detection_figures(annotations: Path, photos: Photos) -> Callable[[Detector],
         records = [
             record
             for image, regions in photos
-            for record in detector(image.read(), regions).to_coco(image.id)
+            for record in detector(image.read(), regions).to_coco(int(image.id))
         ]
         figures = average_precision(annotations, records, categories=names)
         return {

@@ -1,17 +1,18 @@
 """COCO's Average Precision of detections, boxes and masks: the twelve numbers, by hotcoco."""
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
-from itertools import chain
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import hotcoco
-import numpy as np
 from rich.table import Table
 
-from sharpmask.coco.results import GroundTruth, Record, load_ground_truth
-from sharpmask.evaluation.evaluator import truth_problems
-from sharpmask.masks import rle_areas, rle_boxes, segmentation_to_rle
+from sharpmask.coco.numbers import box, identity, number, shown
+from sharpmask.coco.reader import load_ground_truth
+from sharpmask.coco.records import Annotation
+from sharpmask.coco.results import Record
+from sharpmask.coco.segmentation import segmentation_to_rle
+from sharpmask.masks import rle_areas
 
 KINDS = {"boxes": "bbox", "masks": "segm"}
 """COCO's name of each kind of evaluation."""
@@ -23,6 +24,7 @@ def average_precision(
     detections: Iterable[Record],
     *,
     categories: Collection[str] = (),
+    boxes_only: bool = False,
     source: object = "detections",
 ) -> dict[str, dict[str, float]]:
     """COCO's figures of boxes and, if all detections have one, of masks.
@@ -35,29 +37,33 @@ def average_precision(
         detections: COCO results: ``image_id``, ``category_id``, ``bbox``, ``score`` and perhaps
             ``segmentation``.
         categories: Names of those to average over; all of the file, if empty.
+        boxes_only: Leave masks alone, those of the annotations too.
         source: What messages call the detections, such as their file.
 
     Raises:
-        ValueError: A file or record is malformed, or a detection or name is not of this data set;
-            the message names it.
+        ValueError: A file or record is malformed, a detection or name is not of this data set, or
+            there is no object to find; the message names it.
     """
-    truth = load_ground_truth(annotations)
-    names, faults = examine_categories(truth)
-    for fault in chain(faults, truth_problems(truth)):
-        raise ValueError(": ".join(filter(None, (str(annotations), *fault))))
+    truth = load_ground_truth(annotations, masks=not boxes_only, categories=True)
+    names = dict(truth.categories)
     category_numbers = {name: k for k, name in enumerate(dict.fromkeys(names.values()), 1)}
     unknown = set(categories) - category_numbers.keys()
     if unknown:
         raise ValueError(f"{annotations}: has no category {sorted(unknown)[0]!r}")
-    sizes = {image["id"]: (image["height"], image["width"]) for image in truth.images}
+    sizes = {image.id: image.size for image in truth.images}
     objects = [
-        _truth(record, sizes[image_id])
-        for image_id, records in truth.annotations.items()
-        for record in records
-        if has_category(record, names)
+        _truth(image.id, annotation, masks=not boxes_only)
+        for image in truth.images
+        for annotation in image.annotations
+        if annotation.category_id in names
     ]
+    averaged = set(categories) or category_numbers.keys()
+    if not any(names[o["category_id"]] in averaged for o in objects if not o["iscrowd"]):
+        raise ValueError(
+            f"{annotations}: nothing to score: it has no object of the categories to average over"
+        )
     results = [
-        _result(f"{source}: record {index}", record, sizes, names)
+        _result(f"{source}: record {index}", record, sizes, names, masks=not boxes_only)
         for index, record in enumerate(detections)
     ]
     kinds = ["boxes"]
@@ -72,7 +78,7 @@ def average_precision(
         record["category_id"] = category_numbers[names[record["category_id"]]]
     dataset = hotcoco.COCO(
         {
-            "images": [{"id": number} for number in image_numbers.values()],
+            "images": [{"id": k} for k in image_numbers.values()],
             "annotations": objects,
             "categories": [{"id": k, "name": name} for name, k in category_numbers.items()],
         }
@@ -107,72 +113,50 @@ def precision_table(methods: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     return table
 
 
-def examine_categories(truth: GroundTruth) -> tuple[dict[int | str, str], list[tuple[str, str]]]:
-    """Name each category id, and list every category that is wrong with its problem."""
-    names: dict[int | str, str] = {}
-    faults = [] if truth.categories else [("", "has no 'categories' to average over")]
-    for category in truth.categories:
-        identity = category.get("id") if isinstance(category, dict) else None
-        if not isinstance(identity, int | str) or "name" not in category:
-            faults.append((f"category {str(category)[:80]}", "needs an id and a name"))
-        elif identity in names:
-            faults.append((f"category {identity}", "has an id that appears twice"))
-        else:
-            names[identity] = str(category["name"])
-    return names, faults
-
-
-def has_category(record: Record, names: Collection[object]) -> bool:
-    """Tell whether a record's category is one of those that are named."""
-    category = record.get("category_id")
-    return isinstance(category, Hashable) and category in names
-
-
-def _truth(record: Record, size: tuple[int, int]) -> dict[str, Any]:
-    """A sound annotation; box and area are measured if not given."""
-    rle = segmentation_to_rle(record["segmentation"], size)
-    left, top, right, bottom = rle_boxes([rle])[0].tolist()
-    box = record.get("bbox") or [left, top, right - left, bottom - top]
-    area = record.get("area")
-    return {
-        "image_id": record["image_id"],
-        "category_id": record["category_id"],
-        "bbox": np.array(box, float).ravel().tolist(),
-        "area": float(rle_areas([rle])[0] if area is None else area),
-        "iscrowd": int(bool(record.get("iscrowd"))),
-        "segmentation": rle,
+def _truth(image_id: int | str, annotation: Annotation, *, masks: bool) -> dict[str, Any]:
+    assert annotation.box_xywh is not None
+    record: dict[str, Any] = {
+        "image_id": image_id,
+        "category_id": annotation.category_id,
+        "bbox": [float(value) for value in annotation.box_xywh],
+        "area": float(annotation.area or 0),
+        "iscrowd": int(annotation.crowd),
     }
+    return {**record, "segmentation": annotation.rle} if masks else record
 
 
 def _result(
     name: str,
     record: Record,
-    sizes: Mapping[int, tuple[int, int]],
+    sizes: Mapping[int | str, tuple[int, int]],
     names: Collection[object],
+    *,
+    masks: bool,
 ) -> dict[str, Any]:
     """A detection that is known to be sound."""
-    if record.get("image_id") not in sizes:
-        raise ValueError(f"{name}: image {record.get('image_id')!r} is not in the annotations")
-    if not has_category(record, names):
-        raise ValueError(
-            f"{name}: category {record.get('category_id')!r} is not in the annotations"
-        )
+    ids: dict[str, int | str] = {}
+    for key, known in (("image_id", sizes), ("category_id", names)):
+        try:
+            ids[key] = identity(record.get(key))
+        except ValueError as error:
+            raise ValueError(f"{name}: {key} {error}") from None
+        if ids[key] not in known:
+            what = key.removesuffix("_id")
+            raise ValueError(f"{name}: {what} {ids[key]!r} is not in the annotations")
     try:
-        score, box = float(record["score"]), [float(value) for value in record["bbox"]]
-        if len(box) != 4 or not all(abs(value) < 1e6 for value in (score, *box)):
+        score, box_xywh = number(record["score"]), [float(value) for value in box(record["bbox"])]
+        if not all(abs(value) < 1e6 for value in (score, *box_xywh)):
             raise ValueError
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, ValueError):
         raise ValueError(
             f"{name}: expected a finite score and bbox [left, top, width, height], got "
-            f"{str(record)[:80]}"
+            f"{shown(record)}"
         ) from None
-    sound = {key: record[key] for key in ("image_id", "category_id")}
-    sound |= {"score": score, "bbox": box}
-    if record.get("segmentation"):
+    sound: dict[str, Any] = {**ids, "score": float(score), "bbox": box_xywh}
+    if masks and record.get("segmentation"):
         try:
-            sound["segmentation"] = segmentation_to_rle(
-                record["segmentation"], sizes[record["image_id"]]
-            )
+            size = sizes[ids["image_id"]]
+            sound["segmentation"] = segmentation_to_rle(record["segmentation"], size)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return sound

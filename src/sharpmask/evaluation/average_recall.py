@@ -2,7 +2,7 @@
 
 COCOeval goes through the proposals by falling score; each takes the free object that it overlaps
 most, if the overlap reaches the threshold. Crowd regions and objects outside the area range come
-last in its order and never count, so they cannot change which of the other objects are found:
+last in its order and never count, so they do not change which of the other objects are found:
 recall needs only the objects that count. Memory does not grow with the number of images.
 """
 
@@ -42,7 +42,13 @@ class RecallSummary:
         return curve
 
     def average_recall(self, count: int, area: AreaRange = "all") -> float:
-        """Average, over the IoU thresholds, the recall of the first ``count`` proposals."""
+        """Average, over the IoU thresholds, the recall of the first ``count`` proposals.
+
+        Raises:
+            ValueError: ``count`` is not between 1 and ``MAX_PROPOSALS``.
+        """
+        if not 1 <= count <= MAX_PROPOSALS:
+            raise ValueError(f"count: expected 1 to {MAX_PROPOSALS} proposals, got {count}")
         return float(self.curve(area)[count - 1])
 
     def auc(self, area: AreaRange = "all") -> float:

@@ -1,20 +1,24 @@
 """Scores class-agnostic proposals in COCO's formats, image by image."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeGuard, cast
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float
 
 from sharpmask.boxes import box_iou
-from sharpmask.coco.annotations import annotation_name
-from sharpmask.coco.results import GroundTruth, Record, ResultsFile, is_integer
+from sharpmask.coco.numbers import are_plain, box, integer, number
+from sharpmask.coco.problems import refuse
+from sharpmask.coco.reader import CocoFile
+from sharpmask.coco.records import Annotation, ImageEntry
+from sharpmask.coco.results import Record, ResultsFile
+from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.evaluation.average_recall import MAX_PROPOSALS, AverageRecall, RecallSummary
-from sharpmask.masks import Rle, boundary_iou, rle_areas, rle_boxes, rle_iou, segmentation_to_rle
+from sharpmask.masks import Rle, boundary_iou, rle_areas, rle_boxes, rle_iou
 
 MIN_IOU = 0.5
 """Recall looks at no smaller overlap."""
@@ -52,6 +56,8 @@ class Evaluation:
         boxes: Recall by box IoU.
         masks: Recall by mask IoU; None if only boxes were scored.
         boundary: Boundary quality; None if it was not asked for.
+        unseen: Images that count as missed although nothing was looked for in them: their photo
+            could not be read, or a results file names none of their objects.
     """
 
     images: int
@@ -60,6 +66,7 @@ class Evaluation:
     boxes: RecallSummary
     masks: RecallSummary | None
     boundary: BoundaryQuality | None
+    unseen: int = 0
 
 
 class ProposalEvaluator:
@@ -77,9 +84,7 @@ class ProposalEvaluator:
         self._counts: Counter[str] = Counter()
         self._pair_sums = np.zeros(2)
 
-    def add(
-        self, image: Record, annotations: Sequence[Record], proposals: Sequence[Record]
-    ) -> None:
+    def add(self, image: ImageEntry, proposals: Sequence[Record] | None) -> None:
         """Score one image. Call it for every image of the data set, also without proposals.
 
         Categories are ignored, except that equal scores and equal overlaps are settled in
@@ -87,44 +92,36 @@ class ProposalEvaluator:
         ground truth lacks count here; pycocotools drops them.
 
         Args:
-            image: COCO image entry: ``id``, ``height``, ``width`` and perhaps ``complete``.
-            annotations: The image's COCO annotations: ``bbox``, ``area``, ``iscrowd`` and, for
-                masks, ``segmentation``. Where box or area is missing, that of the mask is taken.
+            image: The image and its annotations.
             proposals: The image's COCO results in any order: ``score``, and ``bbox`` or
-                ``segmentation``. A mask without ``bbox`` is boxed tightly.
+                ``segmentation``. A mask without ``bbox`` is boxed tightly. None if nothing was
+                looked for: its objects are missed, and it is counted as unseen.
 
         Raises:
             ValueError: The image is only partly labelled, or a record is malformed; the message
                 names the image, the record and the remedy. The image is then not counted.
         """
-        where = f"image {image['id']}"
-        problem = image_problem(image)
-        if problem:
-            raise ValueError(f"{where} {problem}")
-        size = (image["height"], image["width"])
-        ranking = _ranking(proposals, image["id"])
-        ranked = [proposals[index] for index in ranking]
+        where = f"image {image.id}"
+        refuse(Path(where), image.all_problems, masks=self._masks is not None)
+        found = proposals or []
+        ranking = _ranking(found, image.id)
+        ranked = [found[index] for index in ranking]
         names = [f"{where}, proposal {index}" for index in ranking]
-        objects = sorted((a for a in annotations if not a.get("iscrowd")), key=_category)
-        object_names = [f"{where}, annotation {record.get('id')}" for record in objects]
-        areas = np.array(
-            [_area(*named, size) for named in zip(objects, object_names, strict=True)], float
-        )
-        by_box = box_iou(_boxes(ranked, names, size), _boxes(objects, object_names, size))
+        objects = sorted((a for a in image.annotations if not a.crowd), key=_category_of)
+        areas = np.array([annotation.area for annotation in objects], float)
+        boxes = np.array([annotation.box_xywh for annotation in objects], float).reshape(-1, 4)
+        by_box = box_iou(_boxes(ranked, names, image.size), boxes)
         if self._masks is not None:
-            for crowd in (a for a in annotations if a.get("iscrowd")):
-                problem = annotation_problem(image, crowd)  # or precision alone would refuse it
-                if problem:
-                    raise ValueError(f"{where}, {annotation_name(crowd)}: {problem}")
-            rles = _rles(ranked, names, size)
-            object_rles = _checked_rles(objects, object_names, size)
+            rles = _rles(ranked, names, image.size)
+            object_rles = [annotation.rle for annotation in objects if annotation.rle is not None]
             with _blaming(rles, names):
                 by_mask = rle_iou(rles, object_rles, MIN_IOU)
             self._masks.add(by_mask, areas)
             if self._with_boundary and len(rles):
                 self._add_boundaries(by_mask[:BOUNDARY_PROPOSALS], rles, object_rles)
         self._boxes.add(by_box, areas)
-        self._counts.update(images=1, objects=len(objects), proposals=len(proposals))
+        self._counts.update(images=1, objects=len(objects), proposals=len(found))
+        self._counts["unseen"] += proposals is None
 
     def _add_boundaries(
         self,
@@ -149,104 +146,80 @@ class ProposalEvaluator:
             boxes=self._boxes.summarize(),
             masks=self._masks.summarize() if self._masks is not None else None,
             boundary=BoundaryQuality(boundary, mask, pairs) if self._with_boundary else None,
+            unseen=self._counts["unseen"],
         )
-
-
-def image_problem(image: Record) -> str:
-    """Why an image cannot be scored; empty if it can."""
-    if image.get("complete", True):
-        return ""
-    return (
-        'is marked "complete": false: some of its objects are not labelled, so a proposal that '
-        "finds one would go unnoticed and recall means nothing; leave such images out of the "
-        "annotation file"
-    )
-
-
-def annotation_problem(image: Record, annotation: Record) -> str:
-    """Why an annotation of an image cannot be scored; empty if it can."""
-    size = (image["height"], image["width"])
-    try:
-        _checked_rles([annotation], [""], size)
-        _boxes([annotation], [""], size)
-        _area(annotation, "", size)
-    except ValueError as error:
-        return str(error).lstrip(": ")
-    return ""
-
-
-def truth_problems(truth: GroundTruth) -> Iterator[tuple[str, str]]:
-    """Name every image and annotation that cannot be scored, and say why."""
-    for image in truth.images:
-        problem = image_problem(image)
-        if problem:
-            yield f"image {image['id']}", problem
-        for annotation in truth.annotations[image["id"]]:
-            problem = annotation_problem(image, annotation)
-            if problem:
-                yield annotation_name(annotation), problem
 
 
 def evaluate_results(
-    ground_truth: GroundTruth, results: ResultsFile, *, boundary: bool = True
+    truth: CocoFile,
+    results: ResultsFile,
+    *,
+    images: Sequence[ImageEntry] | None = None,
+    boxes_only: bool = False,
+    boundary: bool = True,
 ) -> Evaluation:
     """Score a results file. Masks are scored if it has any; an image it does not name is missed.
 
+    Args:
+        truth: What is to be found.
+        results: Proposals.
+        images: Only these images of ``truth``.
+        boxes_only: Leave masks alone, those of the annotations too.
+        boundary: Measure boundary quality too, if masks are scored.
+
     Raises:
-        ValueError: See ``ProposalEvaluator.add``; or a record belongs to no image of the ground
-            truth. The message names the file.
+        ValueError: The annotations or results are malformed, a record belongs to no image of
+            ``truth``, or no image has a record. The message names the file.
     """
-    unknown = set(results.image_ids) - ground_truth.annotations.keys()
+    masks = results.has_masks and not boxes_only
+    refuse(truth.path, truth.problems, masks=masks)
+    unknown = set(results.image_ids) - {image.id for image in truth.images}
     if unknown:
         raise ValueError(
             f"{results.path}: {len(unknown)} image ids, the first {min(unknown)}, are not in "
-            f"{ground_truth.path}; were the proposals made for another data set?"
+            f"{truth.path}; were the proposals made for another data set?"
         )
-    evaluator = ProposalEvaluator(masks=results.has_masks or not len(results), boundary=boundary)
-    for image in ground_truth.images:
-        annotations = ground_truth.annotations[image["id"]]
+    evaluator = ProposalEvaluator(masks=masks, boundary=boundary)
+    for image in truth.images if images is None else images:
+        found = results.proposals(image.id)
+        has_objects = any(not annotation.crowd for annotation in image.annotations)
         try:
-            evaluator.add(image, annotations, results.proposals(image["id"]))
+            evaluator.add(image, None if has_objects and not found else found)
         except ValueError as error:
-            raise ValueError(f"{results.path} against {ground_truth.path}: {error}") from None
-    return evaluator.summarize()
+            raise ValueError(f"{results.path} against {truth.path}: {error}") from None
+    evaluation = evaluator.summarize()
+    if not evaluation.proposals:
+        raise ValueError(f"{results.path}: nothing to score: it holds no proposal of these images")
+    return evaluation
 
 
 def _ranking(proposals: Sequence[Record], image_id: object) -> list[int]:
     """Rank the proposals: indices of those that count, best first."""
+    scores = []
     for index, record in enumerate(proposals):
         name = f"image {image_id}, proposal {index}"
-        if record.get("image_id", image_id) != image_id:
+        if record.get("image_id", image_id) != image_id and integer(record["image_id"]) != image_id:
             raise ValueError(f"{name} belongs to image {record['image_id']!r}")
-        score = record.get("score")
-        if not _is_finite(score):
-            raise ValueError(
-                f"{name}: expected a finite number as 'score', got {score!r}; its keys are "
-                f"{sorted(record)}"
-            )
-    scores = np.array([record["score"] for record in proposals], float)
-    categories = np.array([_category(record) for record in proposals])
-    order: list[int] = np.lexsort((categories, -scores)).tolist()
+        try:
+            scores.append(number(record["score"]))
+        except KeyError:
+            raise ValueError(f"{name} has no 'score'; its keys are {sorted(record)}") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: score {error}") from None
+    categories = np.array([_category(record.get("category_id")) for record in proposals])
+    order: list[int] = np.lexsort((categories, -np.array(scores, float))).tolist()
     return order[:MAX_PROPOSALS]
 
 
-def _category(record: Record) -> int:
-    category = record.get("category_id")
-    return category if is_integer(category) else 0
+def _category(value: object) -> int:
+    try:
+        return integer(value)
+    except ValueError:
+        return 0
 
 
-def _is_finite(value: object) -> TypeGuard[float]:
-    """Tell whether a JSON value is a number that a float can hold."""
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-def _area(record: Record, name: str, size: tuple[int, int]) -> float:
-    area = record.get("area")
-    if area is None and record.get("segmentation"):
-        return int(rle_areas(_checked_rles([record], [name], size))[0])
-    if not _is_finite(area):
-        raise ValueError(f"{name}: expected 'area' in square pixels, got {area!r}")
-    return area
+def _category_of(annotation: Annotation) -> int:
+    return annotation.category_id if isinstance(annotation.category_id, int) else 0
 
 
 def _boxes(
@@ -257,22 +230,19 @@ def _boxes(
         record.get("bbox") or _tight_box(record, name, size)
         for record, name in zip(records, names, strict=True)
     ]
-    boxes = _as_boxes(values)
-    if boxes is None:
-        wrong = next(index for index, value in enumerate(values) if _as_boxes([value]) is None)
-        raise ValueError(
-            f"{names[wrong]}: expected 'bbox' as finite [left, top, width, height], got "
-            f"{values[wrong]!r}"
-        )
-    return boxes
-
-
-def _as_boxes(values: Sequence[Any]) -> Float[np.ndarray, "n 4"] | None:
     try:
         boxes = np.array(values, float).reshape(len(values), 4)
+        if are_plain(values) and np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
+            return boxes
     except (TypeError, ValueError, OverflowError):
-        return None
-    return boxes if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all() else None
+        pass
+    sound = []
+    for value, name in zip(values, names, strict=True):  # one by one: some may be text, or wrong
+        try:
+            sound.append(box(value))
+        except ValueError as error:
+            raise ValueError(f"{name}: bbox {error}") from None
+    return np.array(sound, float).reshape(-1, 4)
 
 
 def _tight_box(record: Record, name: str, size: tuple[int, int]) -> list[float]:
@@ -287,11 +257,12 @@ def _tight_box(record: Record, name: str, size: tuple[int, int]) -> list[float]:
 
 
 def _rles(records: Sequence[Record], names: Sequence[str], size: tuple[int, int]) -> list[Rle]:
-    """Read the records' masks. RLE of the image's size is taken as it is, to save time."""
+    """Read the records' masks. Compressed RLE of the image's size stays as it is, to save time."""
     rles = []
     for record, name in zip(records, names, strict=True):
         mask = record.get("segmentation")
-        if isinstance(mask, dict) and mask.get("size") == [*size] and "counts" in mask:
+        sizes = mask.get("size") if isinstance(mask, dict) else None
+        if sizes == [*size] and isinstance(mask.get("counts"), str):  # type: ignore[union-attr]
             rles.append(cast("Rle", mask))
         else:
             rles += _checked_rles([record], [name], size)
@@ -306,7 +277,8 @@ def _checked_rles(
         mask = record.get("segmentation")
         if not mask:
             raise ValueError(
-                f"{name} has no 'segmentation'; give every record one, or score boxes only"
+                f"{name} has no 'segmentation'; give every record one, or score boxes only "
+                "(--boxes-only)"
             )
         try:
             rles.append(segmentation_to_rle(mask, size))

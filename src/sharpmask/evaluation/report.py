@@ -20,6 +20,7 @@ from sharpmask.evaluation.average_recall import (
     RecallSummary,
 )
 from sharpmask.evaluation.evaluator import Evaluation
+from sharpmask.files import replacing_file
 
 CURVE_COUNTS = np.unique(np.geomspace(1, MAX_PROPOSALS, 91).round().astype(int))
 """Numbers of proposals at which the JSON file states the curve of average recall."""
@@ -49,11 +50,9 @@ def write_report(
         "recall_by_iou.png": _png(plot_recall_by_iou(method, evaluation)),
         "recall_by_proposals.png": _png(plot_recall_by_proposals(method, evaluation)),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        part = folder / f"{name}.part"
-        part.write_bytes(content)
-        part.replace(folder / name)
+        with replacing_file(folder / name) as file:
+            file.write(content)
     return tuple(folder / name for name in contents)
 
 
@@ -63,6 +62,7 @@ def to_json(method: str, evaluation: Evaluation, settings: Mapping[str, Any]) ->
         "method": method,
         "settings": dict(settings),
         "images": evaluation.images,
+        "unseen_images": evaluation.unseen,
         "objects": evaluation.objects,
         "proposals": evaluation.proposals,
         "boxes": _recall_to_json(evaluation.boxes),
@@ -76,7 +76,14 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> Table:
 
     AUC and the recall by object size (S, M, L, at 100 proposals) are those of the masks.
     """
-    table = Table(caption="AR x 100 over IoU .5:.95; S, M, L: masks @100; boundary: matched masks")
+    unseen = [
+        f"\n{method}: {evaluation.unseen} of {evaluation.images} images were not looked at; their "
+        "objects count as missed"
+        for method, evaluation in evaluations.items()
+        if evaluation.unseen
+    ]
+    caption = "AR x 100 over IoU .5:.95; S, M, L: masks @100; boundary: matched masks"
+    table = Table(caption=caption + "".join(unseen))
     table.add_column("\nmethod")
     for kind in ("box", "segment"):
         for count in PROPOSAL_COUNTS[1:]:
