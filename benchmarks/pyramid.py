@@ -78,6 +78,7 @@ def main() -> None:
     for entry in entries:
         mark = time.perf_counter()
         assert entry.file_name is not None
+        assert isinstance(entry.id, int)
         records = proposer(args.images / entry.file_name).to_coco(entry.id)
         seconds += time.perf_counter() - mark
         evaluator.add(entry, records)
