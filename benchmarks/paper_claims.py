@@ -189,7 +189,7 @@ def trained(
 ) -> Model:
     """The row's model after its budget."""
     torch.manual_seed(0)
-    model = build(row.architecture)
+    model: Model = build(row.architecture)
     if row.architecture.get("form") == "concatenated":
         model.load_state_dict(convert_form(models[REFACTORED].state_dict(), "concatenated"))
         return model

@@ -107,8 +107,8 @@ def owned(folder: Path) -> Iterator[None]:
             f"{folder}: another run is writing there; wait for it, or give another --output"
         ) from None
     try:
-        for left in folder.glob(f".*{PART}"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for left in [*folder.rglob(f".*{PART}")]:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -5,8 +5,10 @@ photo resized by a pyramid scale. *Cell* (row, column): one position of the dens
 *Window*: the box in the image that the patch at a cell covers, xyxy.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -140,3 +142,112 @@ def octaves_of(scales: str | Sequence[float]) -> tuple[float, ...]:
         if not abs(octave) <= 10:
             raise ValueError(f"scales: expected octaves between -10 and 10, got {octave}")
     return tuple(scales)
+
+
+@dataclass(frozen=True)
+class PyramidGeometry:
+    """Windows on the levels of a feature pyramid: a photo is read once for all of them.
+
+    Strided convolutions pad both sides, so cell c of a map of stride s is centred at
+    s * c + ``cell_offset``. Windows have an odd number of cells: their samples are cells of the
+    finer maps too (coarse cell c is fine cell 2c), and nothing is read between cells.
+
+    Attributes:
+        strides: Of the levels, fine to coarse; each twice the one before.
+        grid: Cells on a side of a window, odd.
+        doublings: How often a mask doubles on its way from ``grid`` to ``mask_size``.
+        cell_offset: Coordinate of cell 0's centre: half a pixel where kernels are odd, one where
+            the first is even.
+        object_cells: Longer side of a centred object in cells.
+    """
+
+    strides: tuple[int, ...] = (8, 16, 32, 64)
+    grid: int = 11
+    doublings: int = 3
+    cell_offset: float = 0.5
+    object_cells: float = 10 * SHARPMASK_GEOMETRY.object_size / SHARPMASK_GEOMETRY.patch_size
+
+    def __post_init__(self) -> None:
+        if self.grid % 2 == 0:
+            raise ValueError(f"grid: expected an odd number of cells, got {self.grid}")
+        if any(2 * fine != coarse for fine, coarse in pairwise(self.strides)):
+            raise ValueError(f"strides: each must be twice the one before, got {self.strides}")
+
+    @property
+    def reach(self) -> int:
+        """Cells of a window on each side of its centre."""
+        return self.grid // 2
+
+    def side(self, step: int) -> int:
+        """Samples on a side of a window after ``step`` doublings: neighbours gain one between."""
+        return ((self.grid - 1) << step) + 1
+
+    @property
+    def mask_size(self) -> int:
+        """Samples on a side of a finished mask."""
+        return self.side(self.doublings)
+
+    def sample_size(self, level: int) -> float:
+        """Pixels between the samples of a finished mask."""
+        return self.strides[level] / (1 << self.doublings)
+
+    def window_size(self, level: int) -> float:
+        """Side of a level's windows in pixels: each sample stands for a square round it."""
+        return self.mask_size * self.sample_size(level)
+
+    def object_size(self, level: int) -> float:
+        """Longer side in pixels of an object that a level's windows are meant for."""
+        return self.object_cells * self.strides[level]
+
+    def padded_size(self, size: int) -> int:
+        """Length of an image side once its far end is filled up to whole cells of every level."""
+        return -(-size // self.strides[-1]) * self.strides[-1]
+
+    def num_cells(self, level: int, size: int) -> int:
+        """Number of a level's cells whose centres lie within an image side of ``size`` pixels."""
+        return max(1, math.ceil((size - self.cell_offset) / self.strides[level]))
+
+    def scaled_size(self, image_size: tuple[int, int], octave: float) -> tuple[int, int]:
+        """Size (height, width) of the image read at 2^octave of its own, at least one pixel."""
+        return SHARPMASK_GEOMETRY.scaled_size(image_size, octave)
+
+    def cells_to_windows(
+        self,
+        cells: Int[np.ndarray, "n 3"],
+        image_size: tuple[int, int],
+        scaled_size: tuple[int, int],
+    ) -> Float[np.ndarray, "n 4"]:
+        """Windows (xyxy, pixels of the image) of cells (level, row, column)."""
+        strides = np.array(self.strides)[cells[:, 0], None]
+        centers = cells[:, :0:-1] * strides + self.cell_offset
+        half = strides * (self.mask_size / (2 << self.doublings))
+        factor = (np.array(image_size) / np.array(scaled_size))[::-1]
+        windows: Float[np.ndarray, "n 4"] = np.concatenate(
+            [(centers - half) * factor, (centers + half) * factor], axis=1
+        )
+        return windows
+
+    def windows_to_cells(
+        self,
+        windows: Float[np.ndarray, "n 4"],
+        image_size: tuple[int, int],
+        scaled_size: tuple[int, int],
+    ) -> Int[np.ndarray, "n 3"]:
+        """Cells (level, row, column) nearest to windows: the inverse of ``cells_to_windows``."""
+        factor = (np.array(scaled_size) / np.array(image_size))[::-1]
+        centers = (windows[:, :2] + windows[:, 2:]) / 2 * factor
+        sides = ((windows[:, 2:] - windows[:, :2]) * factor).mean(axis=1)
+        octaves = np.log2(sides / self.window_size(0))
+        levels = np.rint(octaves).astype(np.int64).clip(0, len(self.strides) - 1)
+        strides = np.array(self.strides)[levels, None]
+        places = np.rint((centers - self.cell_offset) / strides).astype(np.int64)
+        cells: Int[np.ndarray, "n 3"] = np.concatenate([levels[:, None], places[:, ::-1]], axis=1)
+        return cells
+
+    def octaves(self, level: int, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
+        """How many octaves the longer side of each box (xyxy) exceeds the level's object size."""
+        longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+        octaves: Float[np.ndarray, " n"] = np.log2(
+            np.maximum(longer, 1e-6) / self.object_size(level)
+        )
+        return octaves

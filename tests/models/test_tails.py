@@ -33,8 +33,8 @@ def test_the_last_map_is_torchvisions(tmp_path, name):
 
 
 @torch.inference_mode()
-def test_every_backbone_has_a_tail():
-    assert TAILS.keys() == BACKBONES.keys()
+def test_every_imagenet_backbone_has_a_tail():
+    assert BACKBONES.keys() - TAILS.keys() == {"yolox_nano"}
     backbone, tail = BACKBONES["vgg11"](), TAILS["vgg11"]()
     last = backbone(torch.rand(1, 3, 48, 80))[-1]
     # 3 x 5 values; the last ones have no partner.

@@ -13,6 +13,7 @@ from rich.table import Table
 from sharpmask.cli.console import clear_errors, complain, out
 from sharpmask.cli.console import progress as shown
 from sharpmask.cli.train_progress import StepProgress, stop_reported
+from sharpmask.cli.train_pyramid import pyramid
 from sharpmask.detection.proposing import Proposing
 from sharpmask.detection.training import Kind, train_detector
 from sharpmask.models.backbones import BACKBONES
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(pyramid)
 
 Train = Annotated[
     list[Path], typer.Option(help="COCO annotation file to learn from; may be given repeatedly.")

@@ -47,6 +47,7 @@ class CocoImage:
         crowds: Boxes (xyxy) of all else that is labelled and not background: crowd regions, objects
             that are too small or have no usable mask or category, and the objects that another
             image entry states for the same photo.
+        source: Collection that the photo is from, if the file states it.
     """
 
     id: int | str
@@ -55,6 +56,7 @@ class CocoImage:
     complete: bool
     instances: tuple[Instance, ...]
     crowds: tuple[Box, ...]
+    source: str = ""
 
     @property
     def boxes(self) -> Float[np.ndarray, "n 4"]:
@@ -174,7 +176,9 @@ def photo_problems(images: Sequence[CocoImage]) -> list[str]:
 def photo_of(entry: ImageEntry, folder: Path) -> CocoImage:
     """The photo of an image entry, without objects."""
     assert entry.file_name is not None
-    return CocoImage(entry.id, folder / entry.file_name, entry.size, entry.complete, (), ())
+    return CocoImage(
+        entry.id, folder / entry.file_name, entry.size, entry.complete, (), (), entry.source
+    )
 
 
 def _image(

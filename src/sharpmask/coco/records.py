@@ -59,6 +59,7 @@ class ImageEntry:
         complete: Whether every object is labelled, as far as the file says.
         annotations: Crowd regions and records that cannot be used included.
         problems: What is wrong with the image itself.
+        source: Collection that it is from; empty if the file does not say.
     """
 
     id: int | str
@@ -67,6 +68,7 @@ class ImageEntry:
     complete: bool
     annotations: tuple[Annotation, ...]
     problems: tuple[Problem, ...]
+    source: str = ""
 
     @property
     def all_problems(self) -> Iterator[Problem]:
@@ -128,7 +130,8 @@ def read_image_entry(entry: Entry, image_id: int | str) -> ImageEntry:
         )
         found.append((kinds.PARTLY_LABELLED, text))
     problems = tuple(Problem(f"image {image_id}", *problem) for problem in found)
-    return ImageEntry(image_id, (height, width), file_name, complete, (), problems)
+    source = str(entry.get("source", ""))
+    return ImageEntry(image_id, (height, width), file_name, complete, (), problems, source)
 
 
 def read_annotation(

@@ -4,7 +4,7 @@ Patch k of an epoch is a pure function of (seed, epoch, k): the order does not d
 and a run resumes from one integer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,18 +56,22 @@ class InstanceSampler:
     Args:
         dataset: Images and objects.
         usable: Which objects may be drawn.
+        images: Indices of the images to draw from; all if None.
 
     Raises:
         ValueError: There is none.
     """
 
     def __init__(
-        self, dataset: CocoDataset, usable: Callable[[Instance], bool] = lambda _: True
+        self,
+        dataset: CocoDataset,
+        usable: Callable[[Instance], bool] = lambda _: True,
+        images: Iterable[int] | None = None,
     ) -> None:
         by_category: dict[int, list[tuple[int, int]]] = {}
         by_image: dict[int, list[tuple[int, int]]] = {}
-        for index, image in enumerate(dataset.images):
-            for number, instance in enumerate(image.instances):
+        for index in range(len(dataset.images)) if images is None else images:
+            for number, instance in enumerate(dataset.images[index].instances):
                 if usable(instance):
                     by_category.setdefault(instance.category, []).append((index, number))
                     by_image.setdefault(index, []).append((index, number))

@@ -30,7 +30,7 @@ class FastRCNN(nn.Module):
 
     Args:
         categories: What is told apart, besides background.
-        backbone: One of ``BACKBONES``; borders are zero, as ImageNet weights were trained.
+        backbone: One of ``TAILS``; borders are zero, as ImageNet weights were trained.
         channels: Width of the map that regions are cut from.
         hidden: Width of the fully connected layers.
         bins: Side of a region in the map.
@@ -52,8 +52,8 @@ class FastRCNN(nn.Module):
         image_size: int = 640,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
+        if backbone not in TAILS:
+            raise ValueError(f"backbone: expected one of {', '.join(TAILS)}, got {backbone!r}")
         self.categories = tuple(categories)
         self.bins, self.image_size = bins, image_size
         self.metadata: dict[str, Any] = {}

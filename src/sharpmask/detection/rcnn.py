@@ -76,14 +76,14 @@ class RegionNet(nn.Module):
     """A frozen ImageNet net whose last map is averaged: a vector for each warped region.
 
     Args:
-        backbone: One of ``BACKBONES``; borders are zero, as ImageNet weights were trained.
+        backbone: One of ``TAILS``; borders are zero, as ImageNet weights were trained.
         warped_size: Side of the warped regions.
     """
 
     def __init__(self, backbone: str = "mobilenet_v2", warped_size: int = 128) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
+        if backbone not in TAILS:
+            raise ValueError(f"backbone: expected one of {', '.join(TAILS)}, got {backbone!r}")
         if warped_size < 32:
             raise ValueError(f"warped_size: expected at least 32, got {warped_size}")
         self.name, self.warped_size = backbone, warped_size

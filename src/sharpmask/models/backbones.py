@@ -1,4 +1,4 @@
-"""Convolutional trunks to stride 16: ResNet, VGG and MobileNetV2 without batch norm.
+"""Convolutional trunks to stride 16: ResNet, VGG, MobileNetV2 and YOLOX without batch norm.
 
 Batch norm is folded into the convolutions when ImageNet files are loaded (facts: FAIR turns it into
 fixed affine maps), so every convolution has a bias. Parameter names are torchvision's.
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sharpmask.models.layers import Conv2d, Padding
+from sharpmask.models.yolox import YoloxLayers
 
 STRIDES = (2, 4, 8, 16)
 
@@ -287,6 +288,30 @@ class MobileNetV2(Backbone):
         return list(self.features.children())[: taps[-1] + 1] if taps else []
 
 
+class YoloxNanoBackbone(YoloxLayers, Backbone):
+    """YOLOX-Nano's trunk: its last map is [dark4, P4], 256 channels at stride 16.
+
+    Cells are centred seven pixels before the middles of their boxes of 16 pixels, as those of every
+    net that pads both sides: training and inference read them alike, so the heads learn it.
+
+    Args:
+        width: Channels at stride 2.
+        padding: Border of the convolutions.
+    """
+
+    def __init__(self, *, width: int = 16, padding: Padding = "symmetric") -> None:
+        super().__init__(width, padding)
+        c1, c2, c3, c4, _ = self.widths
+        self.channels = (c1, c2, c3, 2 * c4)
+        self.architecture = {"backbone": "yolox_nano", "width": width, "padding": padding}
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Feature maps of stem, dark2, dark3, and of dark4 with P4."""
+        maps = self.backbone(x)
+        _, level4, _ = self.to_level4(maps)
+        return maps[0], maps[1], maps[2], torch.cat([maps[3], level4], dim=1)
+
+
 RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
     "resnet18": (BasicBlock, (2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6)),
@@ -310,8 +335,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{name: resnet(name) for name in RESNETS},
     **{name: vgg(name) for name in VGGS},
     "mobilenet_v2": MobileNetV2,
+    "yolox_nano": YoloxNanoBackbone,
 }
-"""Backbones by torchvision's names; vgg11 is the VGG-A of DeepMask."""
+"""Backbones by torchvision's and Megvii's names; vgg11 is the VGG-A of DeepMask."""
 
 
 def build_backbone(
@@ -326,7 +352,7 @@ def build_backbone(
     Args:
         name: One of ``BACKBONES``.
         depths: Blocks of each stage of a ResNet, or convolutions of a VGG; the named net's if None.
-        width: Channels of a ResNet's stem, 64 if None.
+        width: Channels of the stem: a ResNet's 64 or YOLOX-Nano's 16 if None.
         padding: Border of the convolutions: "symmetric" or "zero".
 
     Raises:
@@ -336,8 +362,10 @@ def build_backbone(
         raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")
     if padding not in ("symmetric", "zero"):
         raise ValueError(f"padding: expected symmetric or zero, got {padding!r}")
-    if width is not None and name not in RESNETS:
-        raise ValueError(f"width: only a ResNet's can be chosen, not that of {name}; leave it out")
+    if width is not None and name not in (*RESNETS, "yolox_nano"):
+        raise ValueError(
+            f"width: only that of a ResNet or of YOLOX-Nano can be chosen, not of {name}; leave it out"
+        )
     if depths is not None and name not in (*RESNETS, *VGGS):
         raise ValueError(f"depths: {name} has but one form; leave them out")
     given = {"depths": depths, "width": width}

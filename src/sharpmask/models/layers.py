@@ -117,7 +117,7 @@ def gather_windows(
     places = (image[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
     values = x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
     windows = values.index_select(0, places.flatten())
-    return windows.reshape(-1, size, size, channels).permute(0, 3, 1, 2)
+    return windows.reshape(cells.shape[0], size, size, channels).permute(0, 3, 1, 2)
 
 
 class WindowLinear(nn.Conv2d):

@@ -1,6 +1,7 @@
 """Models by name, file or repository; backbones from ImageNet files."""
 
 import os
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from sharpmask.models.backbones import Backbone, fold_batch_norm
 from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import WeightsError, resolve
 from sharpmask.models.tails import Tail
 from sharpmask.models.tensor_files import read_metadata, read_safetensors, save_atomically
 from sharpmask.models.window_net import load_as, save
+from sharpmask.models.yolox import PyramidTrunk
 
 __all__ = [
     "Model",
@@ -26,24 +29,24 @@ __all__ = [
     "save_atomically",
 ]
 
-Model = DeepMask | SharpMask
+Model = DeepMask | SharpMask | SharpMaskPyramid
+KINDS: dict[str, type[Model]] = {net.kind: net for net in (DeepMask, SharpMask, SharpMaskPyramid)}
 
 
 def build(architecture: Mapping[str, Any]) -> Model:
     """A model with random weights from its description, as model files hold it.
 
     ``{"model": "deepmask", ...}`` takes the arguments of ``build_deepmask``;
-    ``{"model": "sharpmask", "deepmask": {...}, ...}`` those of ``SharpMask``.
+    ``{"model": "sharpmask", "deepmask": {...}, ...}`` those of ``SharpMask``;
+    ``{"model": "pyramid", ...}`` those of ``build_pyramid``.
 
     Raises:
         ValueError: Unknown model or arguments.
     """
     kind = architecture.get("model") if isinstance(architecture, Mapping) else architecture
-    if kind == DeepMask.kind:
-        return DeepMask.from_architecture(architecture)
-    if kind == SharpMask.kind:
-        return SharpMask.from_architecture(architecture)
-    raise ValueError(f"architecture: expected deepmask or sharpmask, got {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"architecture: expected one of {', '.join(KINDS)}, got {kind!r}")
+    return KINDS[kind].from_architecture(architecture)
 
 
 def load(source: str | os.PathLike[str]) -> Model:
@@ -59,7 +62,7 @@ def load(source: str | os.PathLike[str]) -> Model:
     return load_as(build, source)
 
 
-CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.")
+CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.", "bu_conv1.", "C3_n4.")
 """What an ImageNet file holds beyond stride 16; only these may be left over."""
 
 
@@ -109,3 +112,23 @@ def load_backbone(
     for part in (backbone, tail):
         if part:
             part.load_state_dict({key: state[key] for key in part.state_dict()})
+
+
+def load_trunk(trunk: PyramidTrunk, source: str | os.PathLike[str]) -> None:
+    """Fill a trunk with a feature pyramid from a file with its own names.
+
+    Args:
+        trunk: Changed in place.
+        source: A .safetensors file, or a Hugging Face repository "owner/name" with
+            ``model.safetensors``.
+
+    Raises:
+        WeightsError: The file cannot be read, or does not fit the trunk in every tensor.
+    """
+    path = resolve(source)
+    state, _ = read_safetensors(path)
+    try:
+        trunk.load_state_dict(state)
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error), 300)
+        raise WeightsError(f"{path}: not the weights of this trunk: {reason}") from None

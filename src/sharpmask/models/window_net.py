@@ -1,4 +1,4 @@
-"""What DeepMask and SharpMask share: being read as patches or images, being kept and published."""
+"""What networks share: being saved and published; being read as patches or as images."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from sharpmask.models.sources import WeightsError, resolve
 from sharpmask.models.tensor_files import parsed, read_safetensors, save_atomically
 
 
-class WindowNet(nn.Module):
-    """A network of windows that knows how it is built, and can be saved and published.
+class SavedNet(nn.Module):
+    """A network that knows how it is built, and can be saved and published.
 
     Attributes:
         kind: What its files call its class.
@@ -36,7 +36,7 @@ class WindowNet(nn.Module):
 
     @classmethod
     @abstractmethod
-    def of_options(cls, options: dict[str, Any]) -> "WindowNet":
+    def of_options(cls, options: dict[str, Any]) -> "SavedNet":
         """A network with random weights from its architecture, without the kind."""
 
     @classmethod
@@ -56,36 +56,6 @@ class WindowNet(nn.Module):
             raise ValueError(f"architecture: {error}") from None
         assert isinstance(model, cls)
         return model
-
-    def encode(self, images: Tensor) -> Any:
-        """Read images (B, 3, H, W), RGB 0..255: everything that does not depend on a cell."""
-        raise NotImplementedError
-
-    def encode_patches(self, windows: Tensor) -> Any:
-        """Read windows (B, 3, window_size, window_size), each its own image of a single cell."""
-        raise NotImplementedError
-
-    def score(self, features: Any) -> Float[Tensor, "b rows columns"]:
-        """Objectness logits of all cells."""
-        raise NotImplementedError
-
-    def decode(self, features: Any, cells: Int[Tensor, "n 3"]) -> Float[Tensor, "n s s"]:
-        """Mask logits of the chosen cells (image, row, column)."""
-        raise NotImplementedError
-
-    def forward(
-        self, images: Tensor, cells: Int[Tensor, "n 3"] | None = None
-    ) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "b *cells"]]:
-        """Mask logits of the chosen cells, and score logits, of images (B, 3, H, W), RGB 0..255.
-
-        Without ``cells`` the images are single windows (B, 3, window_size, window_size) and there
-        is one mask and one score for each; else scores come for all cells (B, rows, columns).
-        """
-        if cells is not None:
-            features = self.encode(images)
-            return self.decode(features, cells), self.score(features)
-        features = self.encode_patches(images)
-        return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``folder/model.safetensors``, which ``load`` and ``from_pretrained`` read.
@@ -135,11 +105,45 @@ class WindowNet(nn.Module):
         return str(commit)
 
 
-Net = TypeVar("Net", bound=WindowNet)
+class WindowNet(SavedNet):
+    """A network of the windows of one level: DeepMask or SharpMask."""
+
+    def encode(self, images: Tensor) -> Any:
+        """Read images (B, 3, H, W), RGB 0..255: everything that does not depend on a cell."""
+        raise NotImplementedError
+
+    def encode_patches(self, windows: Tensor) -> Any:
+        """Read windows (B, 3, window_size, window_size), each its own image of a single cell."""
+        raise NotImplementedError
+
+    def score(self, features: Any) -> Float[Tensor, "b rows columns"]:
+        """Objectness logits of all cells."""
+        raise NotImplementedError
+
+    def decode(self, features: Any, cells: Int[Tensor, "n 3"]) -> Float[Tensor, "n s s"]:
+        """Mask logits of the chosen cells (image, row, column)."""
+        raise NotImplementedError
+
+    def forward(
+        self, images: Tensor, cells: Int[Tensor, "n 3"] | None = None
+    ) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "b *cells"]]:
+        """Mask logits of the chosen cells, and score logits, of images (B, 3, H, W), RGB 0..255.
+
+        Without ``cells`` the images are single windows (B, 3, window_size, window_size) and there
+        is one mask and one score for each; else scores come for all cells (B, rows, columns).
+        """
+        if cells is not None:
+            features = self.encode(images)
+            return self.decode(features, cells), self.score(features)
+        features = self.encode_patches(images)
+        return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
+
+
+Net = TypeVar("Net", bound=SavedNet)
 
 
 def save(
-    model: WindowNet,
+    model: SavedNet,
     path: Path,
     *,
     metadata: Mapping[str, Any] | None = None,
@@ -148,7 +152,7 @@ def save(
     """Write a model file, atomically.
 
     Args:
-        model: A DeepMask or SharpMask.
+        model: Any of the package's.
         path: A .safetensors file.
         metadata: Recipe, data, figures: anything JSON holds.
         dtype: Type of the stored values, e.g. float16 for half the size; theirs if None.

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+
+from sharpmask.models.pretrained import build, load, save
+from sharpmask.models.pyramid import NUM_LEVELS, PyramidFeatures, build_pyramid, double
+from tolerances import DOUBLE
+
+LEVELS = range(NUM_LEVELS)
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    options = {
+        "channels": 12, "vector": 8, "block_channels": 4,
+        "mask_channels": [6, 5, 4, 3], "lateral_hidden": [4, 4, 4, 4, 4],
+    }  # fmt: skip
+    return build_pyramid(width=4, **options).double().eval()
+
+
+def photos(height=128, width=192, count=2):
+    generator = torch.Generator().manual_seed(5)
+    return torch.rand(count, 3, height, width, generator=generator).double() * 255
+
+
+def all_cells(scores):
+    return torch.tensor([
+        (image, level, row, column)
+        for level, score in enumerate(scores)
+        for image, row, column in np.ndindex(*score.shape)
+    ])  # fmt: skip
+
+
+def shown_by_place(model, height, width):
+    """Features of an image that tell where they are.
+
+    Laterals hold the place (x, then y) that each value stands for; vectors their cell (column, then
+    row), once for each number of an encoding.
+    """
+
+    def places(level, step):
+        stride = model.stride_of(level, step)
+        margin = model.geometry.reach * model.geometry.strides[level] // stride
+        rows, columns = (torch.arange(-margin, side // stride + margin) for side in (height, width))
+        y, x = (stride * cells.double() + model.geometry.cell_offset for cells in (rows, columns))
+        shape = (1, 1, len(rows), len(columns))
+        return torch.cat([x.expand(shape), y[:, None].expand(shape)], dim=1)
+
+    vectors = []
+    for stride in model.geometry.strides:
+        y, x = torch.meshgrid(*(torch.arange(n // stride) for n in (height, width)), indexing="ij")
+        vectors.append(torch.stack([x, y])[None].double().repeat_interleave(11 * 11, dim=1))
+    laterals = tuple(tuple(places(level, step) for step in range(4)) for level in LEVELS)
+    return PyramidFeatures(tuple(vectors), laterals)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_scored_cell_is_decoded_cell_is_pasted_window(level):
+    model = tiny()
+    model.mask_encoding = torch.nn.Identity()
+    height, width = 256, 320
+    features = shown_by_place(model, height, width)
+    cells = all_cells([features.vectors[level][:, 0]])[:, [0, 2, 3]]
+    encoding, *windows = model.read_windows(features, level, cells)
+    assert encoding.shape == (len(cells), 2, 11, 11)
+    expected = cells[:, [2, 1]].double()[..., None, None].expand_as(encoding)
+    torch.testing.assert_close(encoding, expected, **DOUBLE)
+    boxes = model.geometry.cells_to_windows(
+        np.insert(cells[:, 1:].numpy(), 0, level, axis=1), (height, width), (height, width)
+    )
+    for step, window in enumerate(windows):
+        side = model.geometry.side(step)
+        # Samples of a mask of this size, the outermost half a fine sample inside the window.
+        inset = model.geometry.sample_size(level) / 2
+        for axis in (0, 1):
+            start, end = boxes[:, axis] + inset, boxes[:, axis + 2] - inset
+            expected = torch.from_numpy(np.linspace(start, end, side, axis=1))
+            read = window[:, axis] if axis == 0 else window[:, axis].transpose(1, 2)
+            torch.testing.assert_close(read, expected[:, None].expand_as(read), **DOUBLE)
+
+
+def test_masks_of_some_cells_are_those_of_all_in_any_order():
+    model = tiny()
+    features = model.encode(photos())
+    cells = all_cells(model.score(features))
+    everything = model.decode(features, cells)
+    assert everything.std() > 1e-3
+    chosen = torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))[:40]
+    torch.testing.assert_close(model.decode(features, cells[chosen]), everything[chosen], **DOUBLE)
+    assert model.decode(features, cells[:0]).shape == (0, 81, 81)
+
+
+def test_shapes_of_every_level():
+    model = tiny()
+    masks, scores = model(photos(128, 192), torch.tensor([[1, 3, 1, 2], [0, 0, 15, 23]]))
+    assert masks.shape == (2, 81, 81)
+    assert [tuple(score.shape) for score in scores] == [
+        (2, 16, 24), (2, 8, 12), (2, 4, 6), (2, 2, 3)
+    ]  # fmt: skip
+
+
+def test_every_parameter_learns():
+    model = tiny()
+    masks, scores = model(photos(), torch.tensor([[0, k, 1, 1] for k in LEVELS]))
+    (masks.square().mean() + sum(score.square().mean() for score in scores)).backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+
+
+def test_doubling_keeps_samples_and_puts_means_between():
+    x = torch.randn(2, 3, 5, 5).double()
+    y = double(x)
+    assert y.shape == (2, 3, 9, 9)
+    torch.testing.assert_close(y[:, :, ::2, ::2], x, **DOUBLE)
+    torch.testing.assert_close(y[:, :, ::2, 1::2], (x[..., 1:] + x[..., :-1]) / 2, **DOUBLE)
+
+
+def test_a_model_file_holds_all_it_takes(tmp_path):
+    model = tiny().float()
+    model.metadata = {"kept_back": ["a.jpg"]}
+    save(model, tmp_path / "model.safetensors", metadata=model.metadata)
+    loaded = load(tmp_path / "model.safetensors")
+    assert loaded.metadata == {"kept_back": ["a.jpg"]}
+    cells = torch.tensor([[0, 1, 2, 3]])
+    for ours, theirs in zip(
+        model(photos().float(), cells), loaded(photos().float(), cells), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_released_architectures_keep_their_keys():
+    keys = build({"model": "pyramid"}).state_dict().keys()
+    assert len(keys) == 236
+    assert {
+        "backbone.C3_n4.conv3.conv.weight", "levels.mix.2.weight", "levels.coarsest.bias",
+        "head.blocks.2.spread.weight", "head.gain", "mask_encoding.weight", "level_lateral.weight",
+        "laterals.4.horizontal.weight", "refinement.2.narrow.bias", "refinement.3.vertical.weight",
+        "predict.weight",
+    } <= keys  # fmt: skip
+
+
+def test_wrong_widths_are_refused():
+    with pytest.raises(ValueError, match="mask_channels: expected 4 widths"):
+        build_pyramid(mask_channels=[8, 8])
