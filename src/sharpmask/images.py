@@ -85,6 +85,8 @@ _SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff"),
     *(".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 )
+_PNG_LEVEL = 2
+"""Of zlib: files are 7 % larger than at its usual 6, and made in a third of the time."""
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 _ORIENTATIONS = {
@@ -145,17 +147,19 @@ def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
     _check_array(image, str(path))
     try:
         with replacing_file(path) as file:
-            Image.fromarray(image).save(file, _WRITERS[path.suffix.lower()], quality=92)
+            kind = _WRITERS[path.suffix.lower()]
+            Image.fromarray(image).save(file, kind, quality=92, compress_level=_PNG_LEVEL)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"{path}: cannot be written ({_reason(error)}); choose another place"
         ) from error
 
 
-def png_bytes(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """RGB pixels as the bytes of a PNG file."""
+def png_bytes(picture: np.ndarray | Image.Image) -> bytes:
+    """Pixels of any kind, RGB, RGBA, grey or bool, as the bytes of a PNG file."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(file, "PNG", compress_level=_PNG_LEVEL)
     return file.getvalue()
 
 

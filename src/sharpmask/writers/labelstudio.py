@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from sharpmask.files import replacing_file
 from sharpmask.masks import Rle, decode
-from sharpmask.writers.outlines import polygons
+from sharpmask.polygons import polygons
 from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, write_array
 
 LOCAL_FILES = "/data/local-files/?d="

@@ -10,16 +10,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from sharpmask.files import replacing_file
 from sharpmask.masks import Rle
 from sharpmask.selection import Segments
 
 LABEL = "object"
 """Name of the one category."""
-PNG_LEVEL = 2
-"""Of zlib: cut-outs are 7 % larger than at its usual 6, and made in a third of the time."""
 _NAME_BYTES = 120
 """Of a name; with what writers add it fits every file system, 143 bytes in the narrowest."""
 
@@ -123,12 +119,6 @@ def write_array(file: BinaryIO, items: Iterable[Any]) -> None:
         file.write(b",\n" if count else b"\n")
         file.write(json.dumps(item, allow_nan=False).encode())
     file.write(b"\n]")
-
-
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a PNG of any mode, whole or not at all."""
-    with replacing_file(path) as file:
-        picture.save(file, "PNG", compress_level=PNG_LEVEL)
 
 
 def _names(photos: Sequence[Path]) -> dict[Path, str]:

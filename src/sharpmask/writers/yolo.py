@@ -6,7 +6,7 @@ from os import fsencode
 from pathlib import Path
 
 from sharpmask.files import PART, replacing_file
-from sharpmask.writers.outlines import polygons
+from sharpmask.polygons import polygons
 from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, absolute
 
 
