@@ -133,6 +133,29 @@ def read_image(
     )
 
 
+def read_stream(
+    file: IO[bytes], name: str, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Read a picture from an open file that can be searched, as ``read_image`` does.
+
+    Args:
+        file: The file.
+        name: What errors call it.
+        max_pixels: As of ``read_image``.
+
+    Raises:
+        ImageError: As of ``read_image``.
+    """
+    head = file.read(16)
+    if not head:
+        raise ImageError(f"{name}: is empty (0 bytes); fetch it again")
+    for signature, strip, reader in _READERS:
+        if re.match(signature, head, re.DOTALL):
+            file.seek(0)
+            return _read_as(strip, reader, file, name, max_pixels)
+    raise ImageError(f"{name}: is not a {_READABLE} picture; convert it to one of these")
+
+
 def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write RGB pixels as PNG, JPEG or WebP, by the suffix of `path`.
 
@@ -229,18 +252,11 @@ def _read_file(path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
         if not path.is_file():  # a pipe would block, a device may never end
             raise ImageError(f"{path}: is not a regular file; save the picture to one")
         with path.open("rb") as file:
-            head = file.read(16)
-            if not head:
-                raise ImageError(f"{path}: is empty (0 bytes); fetch it again")
-            for signature, strip, reader in _READERS:
-                if re.match(signature, head, re.DOTALL):
-                    file.seek(0)
-                    return _read_as(strip, reader, file, str(path), max_pixels)
+            return read_stream(file, str(path), max_pixels=max_pixels)
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be opened ({_reason(error)}); check its permissions"
         ) from error
-    raise ImageError(f"{path}: is not a {_READABLE} picture; convert it to one of these")
 
 
 def _read_as(

@@ -143,7 +143,7 @@ class Selection:
     """
 
     min_score: float = 0.0
-    min_area: float | str = 0
+    min_area: float | str = "0%"
     max_area: float | str = "100%"
     distinct: float = 1.0
     parts: bool = True

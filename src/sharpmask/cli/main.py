@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from sharpmask.cli.console import complain, prepare_streams
+from sharpmask.cli.console import EXIT_STATUS, complain, prepare_streams
 
 COMMANDS = ("propose", "detect", "evaluate", "check", "train", "compress", "export", "convert")
 
@@ -48,7 +48,7 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
+    epilog=EXIT_STATUS,
     pretty_exceptions_enable=False,
 )
 

@@ -3,7 +3,7 @@
 from sharpmask.drawing import cut_out
 from sharpmask.files import replacing_folder
 from sharpmask.images import png_bytes
-from sharpmask.writers.writer import Destination, Photo, Writer
+from sharpmask.writers.writer import Destination, Segmented, Writer
 
 
 class CutoutWriter(Writer):
@@ -19,7 +19,7 @@ class CutoutWriter(Writer):
         self.feather = feather
         self.place = destination.output / "cutouts"
 
-    def add(self, photo: Photo) -> None:
+    def add(self, photo: Segmented) -> None:
         """Write the cut-outs of a photo; those of an earlier run go."""
         assert photo.image is not None
         with replacing_folder(self.place / self.destination.names[photo.path]) as folder:

@@ -9,7 +9,7 @@ from sharpmask.files import write_json
 from sharpmask.images import png_bytes
 from sharpmask.masks import decode
 from sharpmask.polygons import polygons
-from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, absolute
+from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, absolute
 
 _VERSION = "5.4.1"  # the first release of LabelMe with shapes of the type "mask" was 5.2
 
@@ -31,7 +31,7 @@ class LabelmeWriter(Writer):
         self.polygons = polygons
         self.place = destination.output / "labelme"
 
-    def add(self, photo: Photo) -> None:
+    def add(self, photo: Segmented) -> None:
         """Write a photo's file."""
         height, width = photo.segments.image_size
         content: dict[str, Any] = {
@@ -45,7 +45,7 @@ class LabelmeWriter(Writer):
         }
         write_json(self.place / f"{self.destination.names[photo.path]}.json", content, indent=1)
 
-    def _masks(self, photo: Photo) -> list[dict[str, Any]]:
+    def _masks(self, photo: Segmented) -> list[dict[str, Any]]:
         shapes = []
         found = photo.segments
         boxes = found.boxes.astype(int).tolist()
@@ -56,7 +56,7 @@ class LabelmeWriter(Writer):
             shapes.append(shape | {"mask": base64.b64encode(png).decode()})
         return shapes
 
-    def _polygons(self, photo: Photo) -> list[dict[str, Any]]:
+    def _polygons(self, photo: Segmented) -> list[dict[str, Any]]:
         shapes = []
         found = photo.segments
         for number, (rle, score) in enumerate(zip(found.rles(), found.scores, strict=True)):

@@ -7,7 +7,7 @@ from sharpmask.files import replacing_file, replacing_folder
 from sharpmask.images import png_bytes
 from sharpmask.masks import decode
 from sharpmask.selection import Segments
-from sharpmask.writers.writer import Destination, Photo, Writer
+from sharpmask.writers.writer import Destination, Segmented, Writer
 
 
 class MaskWriter(Writer):
@@ -24,7 +24,7 @@ class MaskWriter(Writer):
         self.destination = destination
         self.place = destination.output / "masks"
 
-    def add(self, photo: Photo) -> None:
+    def add(self, photo: Segmented) -> None:
         """Write the pictures of a photo; those of an earlier run go."""
         name = self.destination.names[photo.path]
         with replacing_folder(self.place / "single" / name) as folder:
