@@ -108,8 +108,10 @@ def test_all_formats_are_written_beside_the_results(propose, photos, tmp_path, m
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     (line,) = result.stdout.splitlines()
-    for name in ("proposals.json", "coco.json", "yolo", "labelme", "proposals.parquet"):
-        assert f"out/{name}" in line
+    assert line.endswith(
+        ": out/proposals.json, coco.json, yolo, labelme, labelstudio, masks, cutouts, "
+        "proposals.parquet"
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("proposals.json", "overlays", "coco.json", "proposals.parquet", ".lock"),
         *("yolo", "labelme", "labelstudio", "masks", "cutouts"),

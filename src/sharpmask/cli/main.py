@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sharpmask.cli.console import EXIT_STATUS, complain, prepare_streams
@@ -32,6 +32,11 @@ class LazyGroup(TyperGroup):
         command = get_command(import_module(f"sharpmask.cli.{cmd_name}").app)
         command.name = cmd_name
         return command
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Names alone: for the help texts that some shells show every file would be imported."""
+        self.get_command = lambda ctx, cmd_name: TyperCommand(cmd_name)  # type: ignore[method-assign]  # noqa: ARG005
+        return super().shell_complete(ctx, incomplete)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""

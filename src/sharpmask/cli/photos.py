@@ -113,7 +113,7 @@ class Results:
             line += f", {outcome.undrawn} pictures could not be written"
         line += f", {duration(time.monotonic() - self.start)}"
         if outcome.done and not self.as_json:
-            line += f": {', '.join(map(str, [self.file, *(each.place for each in writers)]))}"
+            line += f": {', '.join([str(self.file), *(each.place.name for each in writers)])}"
         if not self.quiet:
             (err if self.as_json else out).print(line, markup=False)
         if failed or outcome.undrawn:

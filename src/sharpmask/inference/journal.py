@@ -58,11 +58,11 @@ class Journal(AbstractContextManager["Journal"]):
             for line in file:
                 try:
                     key, _, _ = json.loads(line)
-                except (TypeError, ValueError):
+                except (TypeError, ValueError):  # cut off, or of an older form
                     return
                 if not line.endswith(b"\n"):
                     return
-                self.spans[key] = (start, start + len(line))
+                self.spans[str(key)] = (start, start + len(line))
                 start += len(line)
 
     @staticmethod
