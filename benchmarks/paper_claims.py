@@ -31,7 +31,7 @@ from sharpmask.evaluation.run import evaluate_model
 from sharpmask.files import write_json
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.pretrained import Model, build, load_backbone
+from sharpmask.models.pretrained import PatchModel, build, load_backbone
 from sharpmask.models.sharpmask import SharpMask, convert_form
 from sharpmask.training.recipes import RECIPES
 from sharpmask.training.stages import train, validator
@@ -108,7 +108,7 @@ def main() -> None:
     images = sorted(truth.images, key=lambda image: image.id)
     spread = np.linspace(0, len(images) - 1, arguments.photos).astype(int)
     truth = replace(truth, images=tuple(images[k] for k in spread))
-    models: dict[str, Model] = {}
+    models: dict[str, PatchModel] = {}
     table: dict[str, dict[str, Any]] = {row.name: {} for row in ROWS}
     for row in ROWS:
         if row.trained:
@@ -143,7 +143,7 @@ def run_folder(row: Row, runs: Path) -> Path:
     return runs / row.name.replace(" ", "_")
 
 
-def proposer(model: Model, num_proposals: int) -> Proposer:
+def proposer(model: PatchModel, num_proposals: int) -> Proposer:
     """Ranked and cut as the paper does, at scales that show objects of the same sizes to all."""
     shift = math.log2(model.geometry.object_size / SHARPMASK_GEOMETRY.object_size)
     return Proposer(
@@ -156,7 +156,7 @@ def proposer(model: Model, num_proposals: int) -> Proposer:
     )
 
 
-def describe(model: Model) -> dict[str, Any]:
+def describe(model: PatchModel) -> dict[str, Any]:
     """Parameters, and the work for one image."""
     with FlopCounterMode(display=False) as counter:
         proposer(model, TIMED_PROPOSALS)(PHOTO)
@@ -185,11 +185,11 @@ def relative_times() -> dict[str, float]:
 
 
 def trained(
-    row: Row, models: dict[str, Model], data: CocoDataset, arguments: argparse.Namespace
-) -> Model:
+    row: Row, models: dict[str, PatchModel], data: CocoDataset, arguments: argparse.Namespace
+) -> PatchModel:
     """The row's model after its budget."""
     torch.manual_seed(0)
-    model: Model = build(row.architecture)
+    model: PatchModel = build(row.architecture)
     if row.architecture.get("form") == "concatenated":
         model.load_state_dict(convert_form(models[REFACTORED].state_dict(), "concatenated"))
         return model
@@ -213,7 +213,9 @@ def trained(
     return model
 
 
-def measure(model: Model, validation: CocoDataset, truth: CocoFile, images: Path) -> dict[str, Any]:
+def measure(
+    model: PatchModel, validation: CocoDataset, truth: CocoFile, images: Path
+) -> dict[str, Any]:
     """Per-patch IoU, box and mask AR."""
     fabric = Fabric(accelerator="cpu", devices=1)
     evaluation = evaluate_model(truth, images, proposer(model, 1000))

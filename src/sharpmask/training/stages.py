@@ -18,7 +18,7 @@ from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.deepmask import DeepMask
-from sharpmask.models.pretrained import Model, build, load, load_backbone, save
+from sharpmask.models.pretrained import PatchModel, build, load, load_backbone, save
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import source_fingerprint
 from sharpmask.training import recipes
@@ -160,7 +160,7 @@ def train_sharpmask(
 
 
 def _train_on_files(
-    model: Model,
+    model: PatchModel,
     train_files: StrPath | Sequence[StrPath],
     images: StrPath,
     val: StrPath | None,
@@ -206,7 +206,7 @@ def _train_on_files(
 
 
 def train(
-    model: Model,
+    model: PatchModel,
     *,
     data: CocoDataset,
     validation: CocoDataset | None,
@@ -263,7 +263,7 @@ def train(
 
 
 def save_stage(
-    model: Model,
+    model: PatchModel,
     path: Path,
     recipe: Recipe,
     counts: Mapping[str, int],
@@ -281,7 +281,7 @@ def save_stage(
 
 
 def samples(
-    model: Model, data: CocoDataset, recipe: Recipe
+    model: PatchModel, data: CocoDataset, recipe: Recipe
 ) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
     """The patches or scenes that a recipe asks for, and what makes a batch of them."""
     if recipe.batches == "scenes":
@@ -318,7 +318,7 @@ def validator(
     """
     batches = validation_patches(data, geometry, objects)
 
-    def measure(model: Model) -> dict[str, float]:
+    def measure(model: PatchModel) -> dict[str, float]:
         moved = [fabric.to_device((batch.windows, batch.masks, batch.labels)) for batch in batches]
         with fabric.autocast():
             figures = measure_patches(model, moved).to_dict()
