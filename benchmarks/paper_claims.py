@@ -34,7 +34,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import Model, build, load_backbone
 from sharpmask.models.sharpmask import SharpMask, convert_form
 from sharpmask.training.recipes import RECIPES
-from sharpmask.training.stages import train, validator
+from sharpmask.training.stages import train_stage, validator
 
 TIMED_PROPOSALS = 500
 TIMED_ROUNDS = 2
@@ -200,7 +200,7 @@ def trained(
         load_backbone(model.backbone, arguments.init)
         recipe = RECIPES["deepmask"]()
     steps = arguments.steps
-    train(
+    train_stage(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         data=data,
         validation=None,
