@@ -12,7 +12,7 @@ from machine import store
 from sharpmask.coco.annotations import load_coco
 from sharpmask.models.pretrained import load
 from sharpmask.models.sources import names
-from sharpmask.training.stages import validator
+from sharpmask.training.stages import Stage, validator
 
 
 def main() -> None:
@@ -25,7 +25,8 @@ def main() -> None:
     figures = {}
     for name in names():
         model = load(name)
-        figures[name] = validator(data, model.geometry, None, fabric)(model)
+        if isinstance(model, Stage):
+            figures[name] = validator(data, model.geometry, None, fabric)(model)
     store("patches", {"annotations": arguments.annotations.name, "models": figures})
 
 

@@ -148,8 +148,8 @@ def test_the_arguments_reach_the_model():
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ({}, "expected deepmask, sharpmask or pyramid, got None"),
-        ({"model": "maskrcnn"}, "expected deepmask, sharpmask or pyramid, got 'maskrcnn'"),
+        ({}, "expected one of deepmask, sharpmask, pyramid, got None"),
+        ({"model": "maskrcnn"}, "expected one of deepmask, sharpmask, pyramid, got 'maskrcnn'"),
         (DEEPMASK | {"colour": 1}, "unexpected keyword argument 'colour'"),
         (DEEPMASK | {"head": "z"}, "head: expected one of"),
         (DEEPMASK | {"vector": "long"}, "architecture"),
