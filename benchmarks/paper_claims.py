@@ -31,10 +31,10 @@ from sharpmask.evaluation.run import evaluate_model
 from sharpmask.files import write_json
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.pretrained import build, load_backbone
+from sharpmask.models.pretrained import PatchModel, build, load_backbone
 from sharpmask.models.sharpmask import SharpMask, convert_form
 from sharpmask.training.recipes import RECIPES
-from sharpmask.training.stages import Stage, train_stage, validator
+from sharpmask.training.stages import train_stage, validator
 
 TIMED_PROPOSALS = 500
 TIMED_ROUNDS = 2
@@ -108,7 +108,7 @@ def main() -> None:
     images = sorted(truth.images, key=lambda image: image.id)
     spread = np.linspace(0, len(images) - 1, arguments.photos).astype(int)
     truth = replace(truth, images=tuple(images[k] for k in spread))
-    models: dict[str, Stage] = {}
+    models: dict[str, PatchModel] = {}
     table: dict[str, dict[str, Any]] = {row.name: {} for row in ROWS}
     for row in ROWS:
         if row.trained:
@@ -119,7 +119,7 @@ def main() -> None:
             table[row.name] |= json.loads(measured.read_text())
             print(row.name, table[row.name], flush=True)
     for row in ROWS:
-        table[row.name] |= describe(untrained(row))
+        table[row.name] |= describe(build(row.architecture))
     for name, ratio in relative_times().items():
         table[name]["relative_time"] = ratio
     store(
@@ -143,14 +143,7 @@ def run_folder(row: Row, runs: Path) -> Path:
     return runs / row.name.replace(" ", "_")
 
 
-def untrained(row: Row) -> Stage:
-    """The row's model with random weights."""
-    model = build(row.architecture)
-    assert isinstance(model, Stage)
-    return model
-
-
-def proposer(model: Stage, num_proposals: int) -> Proposer:
+def proposer(model: PatchModel, num_proposals: int) -> Proposer:
     """Ranked and cut as the paper does, at scales that show objects of the same sizes to all."""
     shift = math.log2(model.geometry.object_size / SHARPMASK_GEOMETRY.object_size)
     return Proposer(
@@ -163,7 +156,7 @@ def proposer(model: Stage, num_proposals: int) -> Proposer:
     )
 
 
-def describe(model: Stage) -> dict[str, Any]:
+def describe(model: PatchModel) -> dict[str, Any]:
     """Parameters, and the work for one image."""
     with FlopCounterMode(display=False) as counter:
         proposer(model, TIMED_PROPOSALS)(PHOTO)
@@ -181,7 +174,7 @@ def relative_times() -> dict[str, float]:
     """Seconds for one image over those of the reference, all rows in turns."""
     seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
     for row in ROWS * (TIMED_ROUNDS + 1):
-        run = proposer(untrained(row), TIMED_PROPOSALS)
+        run = proposer(build(row.architecture), TIMED_PROPOSALS)
         run(PHOTO[:160, :160])
         start = time.perf_counter()
         run(PHOTO)
@@ -192,11 +185,11 @@ def relative_times() -> dict[str, float]:
 
 
 def trained(
-    row: Row, models: dict[str, Stage], data: CocoDataset, arguments: argparse.Namespace
-) -> Stage:
+    row: Row, models: dict[str, PatchModel], data: CocoDataset, arguments: argparse.Namespace
+) -> PatchModel:
     """The row's model after its budget."""
     torch.manual_seed(0)
-    model = untrained(row)
+    model: PatchModel = build(row.architecture)
     if row.architecture.get("form") == "concatenated":
         model.load_state_dict(convert_form(models[REFACTORED].state_dict(), "concatenated"))
         return model
@@ -220,7 +213,9 @@ def trained(
     return model
 
 
-def measure(model: Stage, validation: CocoDataset, truth: CocoFile, images: Path) -> dict[str, Any]:
+def measure(
+    model: PatchModel, validation: CocoDataset, truth: CocoFile, images: Path
+) -> dict[str, Any]:
     """Per-patch IoU, box and mask AR."""
     fabric = Fabric(accelerator="cpu", devices=1)
     evaluation = evaluate_model(truth, images, proposer(model, 1000))

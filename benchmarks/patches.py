@@ -11,8 +11,9 @@ from lightning_fabric import Fabric
 from machine import store
 from sharpmask.coco.annotations import load_coco
 from sharpmask.models.pretrained import load
+from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.models.sources import names
-from sharpmask.training.stages import Stage, validator
+from sharpmask.training.stages import validator
 
 
 def main() -> None:
@@ -25,8 +26,9 @@ def main() -> None:
     figures = {}
     for name in names():
         model = load(name)
-        if isinstance(model, Stage):
-            figures[name] = validator(data, model.geometry, None, fabric)(model)
+        if isinstance(model, SharpMaskPyramid):
+            continue  # it reads no patches
+        figures[name] = validator(data, model.geometry, None, fabric)(model)
     store("patches", {"annotations": arguments.annotations.name, "models": figures})
 
 

@@ -22,7 +22,7 @@ from sharpmask.coco.annotations import load_coco
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.pretrained import build
 from sharpmask.training.recipes import RECIPES
-from sharpmask.training.stages import Stage, train_stage
+from sharpmask.training.stages import train_stage
 
 
 def synthetic(folder: Path, photos: int = 32) -> Path:
@@ -82,7 +82,6 @@ def main() -> None:
                     )
                     output = folder / f"{precision}-{backbone}-{stage}"
                     model = build(architecture)
-                    assert isinstance(model, Stage)
                     train_stage(
                         model,
                         data=data,

@@ -29,7 +29,9 @@ __all__ = [
     "save_atomically",
 ]
 
-Model = DeepMask | SharpMask | SharpMaskPyramid
+PatchModel = DeepMask | SharpMask
+"""Networks of the papers: windows of one size, a photo is read at several scales."""
+Model = PatchModel | SharpMaskPyramid
 KINDS: dict[str, type[Model]] = {net.kind: net for net in (DeepMask, SharpMask, SharpMaskPyramid)}
 
 

@@ -18,7 +18,7 @@ from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.deepmask import DeepMask
-from sharpmask.models.pretrained import build, load, load_backbone, save
+from sharpmask.models.pretrained import PatchModel, build, load, load_backbone, save
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import source_fingerprint
 from sharpmask.models.window_net import SavedNet
@@ -35,8 +35,6 @@ from sharpmask.training.origin import (
 )
 from sharpmask.training.patch_metrics import measure_patches
 from sharpmask.training.recipes import Recipe
-
-Stage = DeepMask | SharpMask
 
 MASK_TARGET = 112
 """Side of DeepMask's mask targets; SharpMask's have the patch's full size."""
@@ -166,7 +164,7 @@ def train_sharpmask(
 
 
 def train_stage(
-    model: Stage,
+    model: PatchModel,
     *,
     data: CocoDataset,
     validation: CocoDataset | None,
@@ -241,7 +239,7 @@ def save_learned(
 
 
 def samples(
-    model: Stage, data: CocoDataset, recipe: Recipe
+    model: PatchModel, data: CocoDataset, recipe: Recipe
 ) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
     """The patches or scenes that a recipe asks for, and what makes a batch of them."""
     if recipe.batches == "scenes":
@@ -278,7 +276,7 @@ def validator(
     """
     batches = validation_patches(data, geometry, objects)
 
-    def measure(model: Stage) -> dict[str, float]:
+    def measure(model: PatchModel) -> dict[str, float]:
         moved = [fabric.to_device((batch.windows, batch.masks, batch.labels)) for batch in batches]
         with fabric.autocast():
             figures = measure_patches(model, moved).to_dict()
