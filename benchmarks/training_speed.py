@@ -20,7 +20,7 @@ from PIL import Image
 from machine import sgemm_rate, store
 from sharpmask.coco.annotations import load_coco
 from sharpmask.models.backbones import BACKBONES
-from sharpmask.models.pretrained import build
+from sharpmask.models.pretrained import PatchModel, build
 from sharpmask.training.recipes import RECIPES
 from sharpmask.training.stages import train_stage
 
@@ -82,6 +82,7 @@ def main() -> None:
                     )
                     output = folder / f"{precision}-{backbone}-{stage}"
                     model = build(architecture)
+                    assert isinstance(model, PatchModel)
                     train_stage(
                         model,
                         data=data,
