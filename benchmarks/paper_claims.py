@@ -34,7 +34,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import PatchModel, build, load_backbone
 from sharpmask.models.sharpmask import SharpMask, convert_form
 from sharpmask.training.recipes import RECIPES
-from sharpmask.training.stages import train, validator
+from sharpmask.training.stages import train_stage, validator
 
 TIMED_PROPOSALS = 500
 TIMED_ROUNDS = 2
@@ -119,7 +119,7 @@ def main() -> None:
             table[row.name] |= json.loads(measured.read_text())
             print(row.name, table[row.name], flush=True)
     for row in ROWS:
-        table[row.name] |= describe(build(row.architecture))
+        table[row.name] |= describe(untrained(row))
     for name, ratio in relative_times().items():
         table[name]["relative_time"] = ratio
     store(
@@ -141,6 +141,13 @@ def main() -> None:
 def run_folder(row: Row, runs: Path) -> Path:
     """Where a row's training and its figures are kept."""
     return runs / row.name.replace(" ", "_")
+
+
+def untrained(row: Row) -> PatchModel:
+    """The row's model with random weights."""
+    model = build(row.architecture)
+    assert isinstance(model, PatchModel)
+    return model
 
 
 def proposer(model: PatchModel, num_proposals: int) -> Proposer:
@@ -174,7 +181,7 @@ def relative_times() -> dict[str, float]:
     """Seconds for one image over those of the reference, all rows in turns."""
     seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
     for row in ROWS * (TIMED_ROUNDS + 1):
-        run = proposer(build(row.architecture), TIMED_PROPOSALS)
+        run = proposer(untrained(row), TIMED_PROPOSALS)
         run(PHOTO[:160, :160])
         start = time.perf_counter()
         run(PHOTO)
@@ -189,7 +196,7 @@ def trained(
 ) -> PatchModel:
     """The row's model after its budget."""
     torch.manual_seed(0)
-    model: PatchModel = build(row.architecture)
+    model = untrained(row)
     if row.architecture.get("form") == "concatenated":
         model.load_state_dict(convert_form(models[REFACTORED].state_dict(), "concatenated"))
         return model
@@ -200,7 +207,7 @@ def trained(
         load_backbone(model.backbone, arguments.init)
         recipe = RECIPES["deepmask"]()
     steps = arguments.steps
-    train(
+    train_stage(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         data=data,
         validation=None,

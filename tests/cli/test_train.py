@@ -207,7 +207,7 @@ def test_ctrl_c_before_training_is_said_too(given, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "load_coco", interrupted)
+    monkeypatch.setattr(origin, "load_coco", interrupted)
     assert_one_line(invoke("deepmask", *given, *THIN), "sharpmask: interrupted", status=130)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharpmask.coco.results import is_integer
+from sharpmask.coco.numbers import integer
 from sharpmask.engines import threads
 from sharpmask.files import owned
 from sharpmask.images import ImageError, read_image
@@ -105,7 +105,7 @@ def test_photos_have_the_numbers_of_their_names_or_positions_as_ids(names, ids):
     photos = number_photos([*map(Path, names)])
     assert [photo.image_id for photo in photos] == ids
     assert [str(photo.path) for photo in photos] == names
-    assert all(map(is_integer, ids))  # as `evaluate` wants them
+    assert [integer(image_id) for image_id in ids] == ids  # as `evaluate` wants them
 
 
 def write_annotations(path, *images):

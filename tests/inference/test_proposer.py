@@ -464,7 +464,7 @@ def test_map_takes_photos_only_a_few_ahead():
 
 def test_an_error_that_is_not_a_photos_ends_the_map():
     class Broken(CellEngine):
-        def decode(self, features, cells):
+        def decode(self, features, level, cells):
             raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):

@@ -85,7 +85,7 @@ def test_scored_cell_is_decoded_cell_is_pasted_window(level):
 
 def test_masks_of_some_cells_are_those_of_all_in_any_order():
     model = tiny()
-    features = model.encode(photos())
+    features = model.encode(photos(64, 128))
     cells = all_cells(model.score(features))
     everything = model.decode(features, cells)
     assert everything.std() > 1e-3

@@ -46,7 +46,7 @@ def build(architecture: Mapping[str, Any]) -> Model:
         ValueError: Unknown model or arguments.
     """
     kind = architecture.get("model") if isinstance(architecture, Mapping) else architecture
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"architecture: expected one of {', '.join(KINDS)}, got {kind!r}")
     return KINDS[kind].from_architecture(architecture)
 
