@@ -296,7 +296,7 @@ class DoubtfulEngine(CellEngine):
     def decode(self, number, cells):
         self.batches.append(len(cells))
         logits = np.full((len(cells), 32, 32), -4.0)
-        for mask, (row, column) in zip(logits, cells, strict=True):
+        for mask, (_, row, column) in zip(logits, cells, strict=True):
             reach = 12 + (row * 5 + column * 3) % 17
             mask[:reach, : 40 - reach] = ((row * 7 + column * 11) % 8) / 2
         return logits
@@ -374,7 +374,7 @@ def test_few_candidates_are_spread_over_the_photo():
 
 def test_nothing_to_rank():
     nothing = Proposer(CellEngine(), scales=[0.0])
-    nothing.engine.decode = lambda features, level, cells: np.full((len(cells), 32, 32), -5.0)
+    nothing.engine.decode = lambda features, cells: np.full((len(cells), 32, 32), -5.0)
     assert len(nothing(PHOTO)) == 0
 
 
@@ -384,7 +384,7 @@ def test_nothing_to_rank():
 def test_masks_that_are_empty_are_no_proposals():
     class Blank(CellEngine):
         def decode(self, number, cells):
-            return np.where(cells[:, :1, None] % 2, 5.0, -5.0) * np.ones((1, 32, 32))
+            return np.where(cells[:, 1:2, None] % 2, 5.0, -5.0) * np.ones((1, 32, 32))
 
     engine = Blank()
     proposals = Proposer(engine, num_proposals=10**6, scales=[0.0])(PHOTO)
@@ -464,7 +464,7 @@ def test_map_takes_photos_only_a_few_ahead():
 
 def test_an_error_that_is_not_a_photos_ends_the_map():
     class Broken(CellEngine):
-        def decode(self, features, level, cells):
+        def decode(self, features, cells):
             raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):

@@ -203,11 +203,13 @@ class SharpMaskPyramid(SavedNet):
         lateral_hidden: Sequence[int] = (16, 32, 64, 64, 64),
     ) -> None:
         super().__init__()
-        self.architecture = trunk.architecture and {
-            "model": self.kind, **trunk.architecture, "channels": channels, "vector": vector,
-            "blocks": blocks, "block_channels": block_channels,
-            "mask_channels": list(mask_channels), "lateral_hidden": list(lateral_hidden),
-        }  # fmt: skip
+        self.architecture = {}
+        if trunk.architecture:
+            self.architecture = {
+                "model": self.kind, **trunk.architecture, "channels": channels, "vector": vector,
+                "blocks": blocks, "block_channels": block_channels,
+                "mask_channels": list(mask_channels), "lateral_hidden": list(lateral_hidden),
+            }  # fmt: skip
         self.geometry = PyramidGeometry(cell_offset=trunk.cell_offset)
         steps = self.geometry.doublings + 1
         if len(mask_channels) != steps or len(lateral_hidden) != len(MAP_STRIDES):

@@ -7,7 +7,8 @@ from itertools import count
 from typing import Any
 
 from sharpmask.files import replacing_file
-from sharpmask.masks import rle_areas, rle_boxes, segmentation_to_rle
+from sharpmask.coco.segmentation import segmentation_to_rle
+from sharpmask.masks import rle_areas, rle_boxes
 from sharpmask.writers.outlines import polygons
 from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, write_array
 
