@@ -43,9 +43,9 @@ def test_nothing_is_lost_where_the_vectors_lie_in_a_plane(sharp):
     whole, thinner = (TorchEngine(m, torch.device("cpu")) for m in (model, shortened))
     ((expected,), features), ((scores,), same) = whole.encode(image), thinner.encode(image)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
-    cells = np.array([[0, 0], [2, 3]])
+    cells = np.array([[0, 0, 0], [0, 2, 3]])
     np.testing.assert_allclose(
-        thinner.decode(same, 0, cells), whole.decode(features, 0, cells), atol=1e-4
+        thinner.decode(same, cells), whole.decode(features, cells), atol=1e-4
     )
 
 

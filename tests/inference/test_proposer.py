@@ -39,14 +39,14 @@ class CellEngine:
         # Few different values: there are many ties.
         scores = np.random.default_rng(number).integers(-9, 10, shape).astype(np.float32) / 3
         self.maps.append(scores)
-        return (scores,), (number,)
+        return (scores,), number
 
-    def decode(self, features, level, cells):
+    def decode(self, number, cells):
         self.batches.append(len(cells))
         codes = np.empty((len(cells), 32, 32))
-        codes[:, :10] = 100 + features[0]
-        codes[:, 10:20] = 100 + cells[:, 0, None, None]
-        codes[:, 20:] = 100 + cells[:, 1, None, None]
+        codes[:, :10] = 100 + number
+        codes[:, 10:20] = 100 + cells[:, 1, None, None]
+        codes[:, 20:] = 100 + cells[:, 2, None, None]
         return np.log(codes / (255 - codes))  # the logits of these values out of 255
 
 
@@ -293,7 +293,7 @@ def test_quality_is_the_mean_probability_inside(threshold):
 class DoubtfulEngine(CellEngine):
     """Masks of different certainty, shape and place, so that ranks change and some repeat."""
 
-    def decode(self, features, level, cells):
+    def decode(self, number, cells):
         self.batches.append(len(cells))
         logits = np.full((len(cells), 32, 32), -4.0)
         for mask, (row, column) in zip(logits, cells, strict=True):
@@ -383,7 +383,7 @@ def test_nothing_to_rank():
 
 def test_masks_that_are_empty_are_no_proposals():
     class Blank(CellEngine):
-        def decode(self, features, level, cells):
+        def decode(self, number, cells):
             return np.where(cells[:, :1, None] % 2, 5.0, -5.0) * np.ones((1, 32, 32))
 
     engine = Blank()
