@@ -38,7 +38,7 @@ def main() -> None:
                 range(DECODE_BATCH, int((numbers == number).sum()), DECODE_BATCH),
             ):
                 if len(part):
-                    proposer.engine.decode(level.features, level.index, part)
+                    proposer.engine.decode(level.features, np.pad(part, ((0, 0), (1, 0))))
 
     # Interleaved, so that a busy moment of the machine falls on all three alike.
     rates, dense, refinement = [], [], []

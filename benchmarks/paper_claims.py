@@ -31,10 +31,10 @@ from sharpmask.evaluation.run import evaluate_model
 from sharpmask.files import write_json
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.pretrained import Model, build, load_backbone
+from sharpmask.models.pretrained import PatchModel, build, load_backbone
 from sharpmask.models.sharpmask import SharpMask, convert_form
 from sharpmask.training.recipes import RECIPES
-from sharpmask.training.stages import train, validator
+from sharpmask.training.stages import train_stage, validator
 
 TIMED_PROPOSALS = 500
 TIMED_ROUNDS = 2
@@ -108,7 +108,7 @@ def main() -> None:
     images = sorted(truth.images, key=lambda image: image.id)
     spread = np.linspace(0, len(images) - 1, arguments.photos).astype(int)
     truth = replace(truth, images=tuple(images[k] for k in spread))
-    models: dict[str, Model] = {}
+    models: dict[str, PatchModel] = {}
     table: dict[str, dict[str, Any]] = {row.name: {} for row in ROWS}
     for row in ROWS:
         if row.trained:
@@ -119,7 +119,7 @@ def main() -> None:
             table[row.name] |= json.loads(measured.read_text())
             print(row.name, table[row.name], flush=True)
     for row in ROWS:
-        table[row.name] |= describe(build(row.architecture))
+        table[row.name] |= describe(untrained(row))
     for name, ratio in relative_times().items():
         table[name]["relative_time"] = ratio
     store(
@@ -143,7 +143,14 @@ def run_folder(row: Row, runs: Path) -> Path:
     return runs / row.name.replace(" ", "_")
 
 
-def proposer(model: Model, num_proposals: int) -> Proposer:
+def untrained(row: Row) -> PatchModel:
+    """The row's model with random weights."""
+    model = build(row.architecture)
+    assert isinstance(model, PatchModel)
+    return model
+
+
+def proposer(model: PatchModel, num_proposals: int) -> Proposer:
     """Ranked and cut as the paper does, at scales that show objects of the same sizes to all."""
     shift = math.log2(model.geometry.object_size / SHARPMASK_GEOMETRY.object_size)
     return Proposer(
@@ -156,7 +163,7 @@ def proposer(model: Model, num_proposals: int) -> Proposer:
     )
 
 
-def describe(model: Model) -> dict[str, Any]:
+def describe(model: PatchModel) -> dict[str, Any]:
     """Parameters, and the work for one image."""
     with FlopCounterMode(display=False) as counter:
         proposer(model, TIMED_PROPOSALS)(PHOTO)
@@ -174,7 +181,7 @@ def relative_times() -> dict[str, float]:
     """Seconds for one image over those of the reference, all rows in turns."""
     seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
     for row in ROWS * (TIMED_ROUNDS + 1):
-        run = proposer(build(row.architecture), TIMED_PROPOSALS)
+        run = proposer(untrained(row), TIMED_PROPOSALS)
         run(PHOTO[:160, :160])
         start = time.perf_counter()
         run(PHOTO)
@@ -185,11 +192,11 @@ def relative_times() -> dict[str, float]:
 
 
 def trained(
-    row: Row, models: dict[str, Model], data: CocoDataset, arguments: argparse.Namespace
-) -> Model:
+    row: Row, models: dict[str, PatchModel], data: CocoDataset, arguments: argparse.Namespace
+) -> PatchModel:
     """The row's model after its budget."""
     torch.manual_seed(0)
-    model: Model = build(row.architecture)
+    model = untrained(row)
     if row.architecture.get("form") == "concatenated":
         model.load_state_dict(convert_form(models[REFACTORED].state_dict(), "concatenated"))
         return model
@@ -200,7 +207,7 @@ def trained(
         load_backbone(model.backbone, arguments.init)
         recipe = RECIPES["deepmask"]()
     steps = arguments.steps
-    train(
+    train_stage(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         data=data,
         validation=None,
@@ -213,7 +220,9 @@ def trained(
     return model
 
 
-def measure(model: Model, validation: CocoDataset, truth: CocoFile, images: Path) -> dict[str, Any]:
+def measure(
+    model: PatchModel, validation: CocoDataset, truth: CocoFile, images: Path
+) -> dict[str, Any]:
     """Per-patch IoU, box and mask AR."""
     fabric = Fabric(accelerator="cpu", devices=1)
     evaluation = evaluate_model(truth, images, proposer(model, 1000))

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from machine import store
 from sharpmask.coco.annotations import load_coco
 from sharpmask.models.pretrained import load
+from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.models.sources import names
 from sharpmask.training.stages import validator
 
@@ -25,6 +26,8 @@ def main() -> None:
     figures = {}
     for name in names():
         model = load(name)
+        if isinstance(model, SharpMaskPyramid):
+            continue  # it reads no patches
         figures[name] = validator(data, model.geometry, None, fabric)(model)
     store("patches", {"annotations": arguments.annotations.name, "models": figures})
 

@@ -44,17 +44,17 @@ class RememberingEngine(TorchEngine):
 
     def forget(self) -> None:
         self.read: dict[tuple[int, ...], Any] = {}
-        self.masks: dict[tuple[int, int, bytes], Any] = {}
+        self.masks: dict[tuple[int, bytes], Any] = {}
 
     def encode(self, image: np.ndarray) -> Any:
         if image.shape not in self.read:
             self.read[image.shape] = super().encode(image)
         return self.read[image.shape]
 
-    def decode(self, features: Any, level: int, cells: np.ndarray) -> np.ndarray:
-        key = id(features), level, cells.tobytes()
+    def decode(self, features: Any, cells: np.ndarray) -> np.ndarray:
+        key = id(features), cells.tobytes()
         if key not in self.masks:
-            self.masks[key] = super().decode(features, level, cells)
+            self.masks[key] = super().decode(features, cells)
         decoded: np.ndarray = self.masks[key]
         return decoded
 

@@ -28,6 +28,7 @@ from sharpmask.evaluation.run import find_all
 from sharpmask.inference.batch import streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import load, read_metadata, save
+from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.training.stages import validator
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "sharpmask" / "weights"
@@ -60,7 +61,8 @@ def main() -> None:
     data = load_coco(arguments.annotations, arguments.images)
     fabric = Fabric(accelerator="cpu", devices=1)
     figures: dict[str, Any] = {"annotations": arguments.annotations.name}
-    figures["patches"] = validator(data, model.geometry, None, fabric)(model)
+    if not isinstance(model, SharpMaskPyramid):  # that reads no patches
+        figures["patches"] = validator(data, model.geometry, None, fabric)(model)
     truth = load_ground_truth(arguments.annotations, photos=True)
     for scales in arguments.scales:
         method = arguments.name + ("" if scales == "default" else f" --scales {scales}")

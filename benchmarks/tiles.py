@@ -20,7 +20,7 @@ from rich.progress import track
 
 import sharpmask
 from machine import store
-from sharpmask.geometry import PatchGeometry
+from sharpmask.geometry import Geometry, PatchGeometry
 from sharpmask.images import read_image
 from sharpmask.inference.tiles import Tile
 
@@ -77,23 +77,26 @@ def main() -> None:
     )
 
 
+WINDOWS = PatchGeometry()
+
+
 class Discs:
     """An engine that sees a disc wherever the dice say so."""
 
     name = "discs"
+    geometry: Geometry = WINDOWS
 
     def __init__(self) -> None:
-        self.geometry = PatchGeometry()
         self.rng = np.random.default_rng(0)
         y, x = np.mgrid[:160, :160] - 79.5
         self.disc = (5 - np.hypot(y, x) / 9).astype(np.float32)
 
     def encode(self, image: np.ndarray) -> tuple[tuple[np.ndarray], None]:
         """Scores of all cells."""
-        rows, columns = (self.geometry.num_cells(side) for side in image.shape[:2])
+        rows, columns = (WINDOWS.num_cells(side) for side in image.shape[:2])
         return (self.rng.normal(size=(rows, columns)).astype(np.float32),), None
 
-    def decode(self, features: None, level: int, cells: np.ndarray) -> np.ndarray:  # noqa: ARG002
+    def decode(self, features: None, cells: np.ndarray) -> np.ndarray:  # noqa: ARG002
         """Discs."""
         return np.repeat(self.disc[None], len(cells), axis=0)
 

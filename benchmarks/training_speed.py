@@ -20,9 +20,9 @@ from PIL import Image
 from machine import sgemm_rate, store
 from sharpmask.coco.annotations import load_coco
 from sharpmask.models.backbones import BACKBONES
-from sharpmask.models.pretrained import build
+from sharpmask.models.pretrained import PatchModel, build
 from sharpmask.training.recipes import RECIPES
-from sharpmask.training.stages import train
+from sharpmask.training.stages import train_stage
 
 
 def synthetic(folder: Path, photos: int = 32) -> Path:
@@ -81,8 +81,10 @@ def main() -> None:
                         batch_size=12,
                     )
                     output = folder / f"{precision}-{backbone}-{stage}"
-                    train(
-                        build(architecture),
+                    model = build(architecture)
+                    assert isinstance(model, PatchModel)
+                    train_stage(
+                        model,
                         data=data,
                         validation=None,
                         recipe=recipe,

@@ -1,48 +1,70 @@
 """Class-agnostic object segment proposals: DeepMask and SharpMask."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.tiles import TiledProposer
 from sharpmask.models.sources import WeightsError
-from sharpmask.proposals import Proposals
+from sharpmask.proposals import Proposal, Proposals
 
 if TYPE_CHECKING:
     from sharpmask.detection.detector import Detector
-    from sharpmask.detection.files import load_classifier
+    from sharpmask.detection.training import train_detector
     from sharpmask.engines.load import load_engine
+    from sharpmask.evaluation.run import evaluate
     from sharpmask.models.deepmask import DeepMask
     from sharpmask.models.pretrained import load
+    from sharpmask.models.pyramid import SharpMaskPyramid
     from sharpmask.models.sharpmask import SharpMask
+    from sharpmask.training.pyramid_stage import train_pyramid
+    from sharpmask.training.stages import train_deepmask, train_sharpmask
+
+__version__ = version("sharpmask")
 
 __all__ = [
     "DeepMask",
     "Detector",
     "ImageError",
+    "Proposal",
     "Proposals",
     "Proposer",
     "SharpMask",
+    "SharpMaskPyramid",
     "TiledProposer",
     "WeightsError",
+    "evaluate",
     "load",
-    "load_classifier",
     "load_engine",
+    "train_deepmask",
+    "train_detector",
+    "train_pyramid",
+    "train_sharpmask",
 ]
 
 # Torch takes more than a second to import and is not needed where another engine runs the model.
 _LAZY = {
     "DeepMask": "sharpmask.models.deepmask",
-    "SharpMask": "sharpmask.models.sharpmask",
     "Detector": "sharpmask.detection.detector",
+    "SharpMask": "sharpmask.models.sharpmask",
+    "SharpMaskPyramid": "sharpmask.models.pyramid",
+    "evaluate": "sharpmask.evaluation.run",
     "load": "sharpmask.models.pretrained",
-    "load_classifier": "sharpmask.detection.files",
     "load_engine": "sharpmask.engines.load",
+    "train_deepmask": "sharpmask.training.stages",
+    "train_detector": "sharpmask.detection.training",
+    "train_pyramid": "sharpmask.training.pyramid_stage",
+    "train_sharpmask": "sharpmask.training.stages",
 }
+_GONE = {"load_classifier": "Detector.load"}
+"""Names of version 0.1 and what takes their place."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
+    if name in _GONE:
+        raise AttributeError(f"sharpmask.{name} is gone: use sharpmask.{_GONE[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

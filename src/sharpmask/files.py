@@ -108,7 +108,10 @@ def owned(folder: Path) -> Iterator[None]:
         ) from None
     try:
         for left in [*folder.rglob(f".*{PART}")]:
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -6,9 +6,10 @@ photo resized by a pyramid scale. *Cell* (row, column): one position of the dens
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,12 +17,15 @@ from jaxtyping import Float, Int
 OCTAVES = tuple(-2.5 + 0.5 * step for step in range(7))
 """The paper's pyramid at patch size 160: 2^-2.5 to 2^.5 in half octaves (section 5)."""
 
-PYRAMIDS: dict[str, tuple[float, ...]] = {
+Pyramids = dict[str, tuple[float, ...]]
+PYRAMIDS: Pyramids = {
     "default": OCTAVES,
     "zoom": (*OCTAVES, 1.0),
     "zoom2": (*OCTAVES, 1.0, 1.5),
 }
 """Named pyramids in octaves; Zoom and Zoom^2 add scales for smaller objects (section 5)."""
+READINGS: Pyramids = {"default": (0.0, -0.5), "zoom": (0.5, 0.0), "zoom2": (1.0, 0.5, -0.5)}
+"""The same where one reading gives levels an octave apart: two readings give half octaves."""
 
 GREY = 128
 """Fill value outside the image, half of the uint8 range."""
@@ -68,6 +72,31 @@ class PatchGeometry:
         """Grey pixels put round the scaled image so that windows may be centred near its edge."""
         return self.patch_size // 2
 
+    @property
+    def num_levels(self) -> int:
+        """Score maps of one reading."""
+        return 1
+
+    @property
+    def pyramids(self) -> Pyramids:
+        """Named pyramids in octaves."""
+        return PYRAMIDS
+
+    @property
+    def smallest_size(self) -> int:
+        """Side of the smallest image that can be read."""
+        return self.patch_size
+
+    @property
+    def size_step(self) -> int:
+        """Sides of images that are read are multiples of this."""
+        return self.stride
+
+    def inside(self, level: int, scaled_size: tuple[int, int]) -> tuple[int, int]:  # noqa: ARG002
+        """Rows and columns of the score map whose windows are centred on the scaled image."""
+        rows, columns = (self.num_cells(self.padded_size(side)) for side in scaled_size)
+        return rows, columns
+
     def padded_size(self, size: int) -> int:
         """Length of a scaled image side with its borders, rounded up to whole strides."""
         return -(-(size + 2 * self.border) // self.stride) * self.stride
@@ -83,13 +112,13 @@ class PatchGeometry:
 
     def cells_to_windows(
         self,
-        cells: Int[np.ndarray, "n 2"],
+        cells: Int[np.ndarray, "n _"],
         image_size: tuple[int, int],
         scaled_size: tuple[int, int],
     ) -> Float[np.ndarray, "n 4"]:
-        """Windows (xyxy, pixels of the image) that the patches at ``cells`` cover."""
+        """Windows (xyxy, pixels of the image) of cells ([level,] row, column)."""
         factor = np.array(image_size) / np.array(scaled_size)
-        start = ((cells * self.stride - self.border) * factor)[:, ::-1]
+        start = ((cells[:, -2:] * self.stride - self.border) * factor)[:, ::-1]
         return np.concatenate([start, start + self.patch_size * factor[::-1]], axis=1)
 
     def windows_to_cells(
@@ -120,20 +149,24 @@ DEEPMASK_GEOMETRY = PatchGeometry(patch_size=224, context=0, object_size=128)
 """The patch of the original DeepMask: 224 px without context."""
 
 
-def octaves_of(scales: str | Sequence[float]) -> tuple[float, ...]:
+def octaves_of(scales: str | Sequence[float], pyramids: Pyramids = PYRAMIDS) -> tuple[float, ...]:
     """Octaves of a named pyramid, or the given octaves themselves, also as text: "-1,0,1".
+
+    Args:
+        scales: A name or octaves.
+        pyramids: The names that a model's geometry knows.
 
     Raises:
         ValueError: Unknown pyramid name, no scales, or an octave that is not between -10 and 10.
     """
     if isinstance(scales, str):
-        if scales in PYRAMIDS:
-            return PYRAMIDS[scales]
+        if scales in pyramids:
+            return pyramids[scales]
         try:
             scales = [float(octave) for octave in scales.split(",")]
         except ValueError:
             raise ValueError(
-                f"scales: expected one of {', '.join(PYRAMIDS)}, or octaves such as -1,0,1, "
+                f"scales: expected one of {', '.join(pyramids)}, or octaves such as -1,0,1, "
                 f"got {scales!r}"
             ) from None
     if not len(scales):
@@ -174,6 +207,31 @@ class PyramidGeometry:
             raise ValueError(f"strides: each must be twice the one before, got {self.strides}")
 
     @property
+    def num_levels(self) -> int:
+        """Score maps of one reading."""
+        return len(self.strides)
+
+    @property
+    def pyramids(self) -> Pyramids:
+        """Named pyramids in octaves."""
+        return READINGS
+
+    @property
+    def smallest_size(self) -> int:
+        """Side of the smallest image that can be read."""
+        return self.strides[-1]
+
+    @property
+    def size_step(self) -> int:
+        """Sides of images that are read are multiples of this."""
+        return self.strides[-1]
+
+    @property
+    def border(self) -> int:
+        """Pixels put before the scaled image: none, as windows may leave the maps."""
+        return 0
+
+    @property
     def reach(self) -> int:
         """Cells of a window on each side of its centre."""
         return self.grid // 2
@@ -202,6 +260,11 @@ class PyramidGeometry:
     def padded_size(self, size: int) -> int:
         """Length of an image side once its far end is filled up to whole cells of every level."""
         return -(-size // self.strides[-1]) * self.strides[-1]
+
+    def inside(self, level: int, scaled_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of a level's score map whose windows are centred on the image."""
+        rows, columns = (self.num_cells(level, side) for side in scaled_size)
+        return rows, columns
 
     def num_cells(self, level: int, size: int) -> int:
         """Number of a level's cells whose centres lie within an image side of ``size`` pixels."""
@@ -251,3 +314,17 @@ class PyramidGeometry:
             np.maximum(longer, 1e-6) / self.object_size(level)
         )
         return octaves
+
+
+Geometry = PatchGeometry | PyramidGeometry
+
+
+def geometry_of(description: Mapping[str, Any]) -> Geometry:
+    """A geometry from its fields, as exported models describe it.
+
+    Raises:
+        TypeError: They are of neither kind.
+    """
+    if "strides" in description:
+        return PyramidGeometry(**{**description, "strides": tuple(description["strides"])})
+    return PatchGeometry(**description)

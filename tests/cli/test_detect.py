@@ -50,12 +50,12 @@ def train(coco_folder, files, output, *more):
     return run(
         "train", "detector", "--train", coco_folder.train, "--images", coco_folder.images,
         "--init", files / "imagenet.safetensors", "--weights", files / "proposer.safetensors",
-        "--backbone", "resnet18", "--min-objects", "2", "--num-proposals", "20",
+        "--backbone", "resnet18", "--min-objects", "2", "--num-proposals", "8",
         "--output", output, "--workers", "0", *more,
     )  # fmt: skip
 
 
-FEW_STEPS = ("--set", "steps=2", "--set", "batch_size=2", "--set", "validate_every=2")
+FEW_STEPS = ("--set", "steps=2", "--set", "batch_size=1", "--set", "validate_every=2")
 
 
 @pytest.mark.parametrize("kind", ["rcnn", "fast-rcnn"])
@@ -120,7 +120,7 @@ def test_proposals_of_another_method(coco_folder, files, annotations, tmp_path):
     result = train(coco_folder, files, tmp_path / "run", "--proposals", path)
     assert result.exit_code == 0, result.output
     assert read_metadata(tmp_path / "run")["proposals"] == {
-        "num_proposals": 20, "scales": "default", "file": "found.json",
+        "num_proposals": 8, "scales": "default", "file": "found.json",
     }  # fmt: skip
     photo = next(coco_folder.images.glob("val-*.png"))
     result = run("detect", photo, "--detector", tmp_path / "run", "--output", tmp_path / "out")

@@ -196,7 +196,7 @@ def test_report_is_on_disk_before_anything_is_printed(tmp_path, evaluate, write,
 @pytest.fixture
 def run_model(evaluate, weights, photos):
     """Run the command on a model."""
-    model = ["--weights", weights, "--engine", "torch", "--num-proposals", "5"]
+    model = ["--weights", weights, "--engine", "torch", "--num-proposals", "5", "--scales=-1"]
 
     def run_model(content, *options, images=photos):
         return evaluate(content, "--images", images, *model, *options)
@@ -207,7 +207,7 @@ def run_model(evaluate, weights, photos):
 def test_model_is_scored_as_by_hand(tmp_path, run_model, weights, photos):
     result = run_model(truth())
     assert result.exit_code == 0
-    proposer = Proposer(load_engine(weights, "torch"), num_proposals=5)
+    proposer = Proposer(load_engine(weights, "torch"), num_proposals=5, scales=[-1])
     evaluator = ProposalEvaluator()
     for image in load_ground_truth(tmp_path / "truth.json").images:
         evaluator.add(image, proposer(photos / image.file_name).to_coco(image.id))

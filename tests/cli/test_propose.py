@@ -41,11 +41,11 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def propose(weights, tmp_path):
-    """Run the command; results go to ``tmp_path / "out"``."""
+    """Run the command at one scale, to save time; results go to ``tmp_path / "out"``."""
 
     def propose(*arguments, **given):
         options = {"weights": weights, "output": tmp_path / "out", "num-proposals": 3}
-        options |= {"engine": "torch"} | given
+        options |= {"engine": "torch", "scales": -1} | given
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         result = CliRunner().invoke(app, ["propose", *map(str, arguments), *flags])
         assert "Traceback" not in result.output
@@ -186,7 +186,7 @@ def test_names_may_be_anything(tmp_path, propose, monkeypatch):
 def test_a_large_picture_in_tiles(tmp_path, propose):
     pixels = np.random.default_rng(0).integers(0, 256, (200, 700, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "large.png")
-    result = propose(tmp_path / "large.png", "--tiles", **{"num-proposals": 150})
+    result = propose(tmp_path / "large.png", "--tiles", **{"num-proposals": 150, "scales": 0})
     assert result.exit_code == 0, result.output
     records = results(tmp_path / "out")
     assert 100 < len(records) <= 150  # more than a tile gives
@@ -458,6 +458,7 @@ def test_no_output_costs_no_results(shell, tmp_path, line, status, said):
     assert len([*(tmp_path / "out" / "overlays").iterdir()]) == 2
 
 
+@pytest.mark.slow  # test_console prints such names in this process
 def test_names_of_any_script_are_printed_on_an_ascii_terminal(shell, tmp_path):
     done = shell("SHARPMASK/写真", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr

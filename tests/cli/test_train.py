@@ -25,7 +25,9 @@ from sharpmask.models.tails import TAILS
 from sharpmask.training import origin, stages
 
 THIN = ["--bottleneck-channels", "8"]
-SHORT = ["--set", "steps=2", "--set", "batch_size=3", "--workers", "0"]
+SHORT = [
+    "--set", "steps=2", "--set", "batch_size=3", "--set", "scene_size=208", "--workers", "0",
+]  # fmt: skip
 
 
 def invoke(*arguments):
@@ -207,7 +209,7 @@ def test_ctrl_c_before_training_is_said_too(given, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "load_coco", interrupted)
+    monkeypatch.setattr(origin, "load_coco", interrupted)
     assert_one_line(invoke("deepmask", *given, *THIN), "sharpmask: interrupted", status=130)
 
 
@@ -499,6 +501,7 @@ def test_the_seed_alone_decides_the_weights(
         "detector": lambda: detector_options(coco_folder, tmp_path),
     }[command]()
     numbers = ["--workers", 0, "--set", "steps=1", "--set", "batch_size=1"]
+    numbers += ["--set", "scene_size=208"]
     ends = []
     for run, seed in enumerate((3, 3, 4)):
         torch.manual_seed(run)

@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from sharpmask.cli.train import app
 from sharpmask.cli.train_pyramid import parse_shares
 from sharpmask.models.pretrained import load, save_atomically
 from sharpmask.models.yolox import YoloxNano
+from sharpmask.training import pyramid_stage
 
 SMALL = [
     "--set", "steps=1", "--set", "batch_size=1", "--set", "scene_size=64", "--workers", "0",
@@ -33,6 +35,35 @@ def test_a_run_starts_from_a_trunk_and_tells_what_was_kept_back(coco_folder, tmp
     assert model.metadata["data"]["photos"] == 9 - 3
     stem = "backbone.stem.conv.weight"
     assert torch.equal(model.backbone.state_dict()[stem], trunk[stem])
+    assert result.stderr.splitlines()[-1].startswith("sharpmask: train.json: 9 photos, ")
+    # The same command finds nothing left to do; one that learns from other photos is refused.
+    assert run(coco_folder, tmp_path / "run", *options).exit_code == 0
+    for other, problem in [
+        ([*options[:2], "--keep-photos", "3"], "keep-photos: 4 there, 3 now"),
+        ([*options, "--keep-source", "coco"], "keep-source: not given there, coco now"),
+        (options[2:], "init: "),
+    ]:
+        result = run(coco_folder, tmp_path / "run", *other)
+        assert result.exit_code == 2
+        assert f"the run there learned from something else ({problem}" in result.stderr
+
+
+def test_a_run_that_is_stopped_saves_and_goes_on(coco_folder, tmp_path, monkeypatch):
+    level_scene_loss = pyramid_stage.level_scene_loss
+
+    def stopped_loss(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return level_scene_loss(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pyramid_stage, "level_scene_loss", stopped_loss)
+        result = run(coco_folder, tmp_path / "run", "--set", "steps=2")
+    assert result.exit_code == 128 + signal.SIGTERM
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith("sharpmask: stopped by SIGTERM; 1 of 2 steps are saved in ")
+    assert load(tmp_path / "run").metadata["steps"] == {"done": 1, "of": 2}
+    assert run(coco_folder, tmp_path / "run", "--set", "steps=2").exit_code == 0
+    assert load(tmp_path / "run").metadata["steps"] == {"done": 2, "of": 2}
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def test_nothing_is_lost_where_the_vectors_lie_in_a_plane(sharp):
     whole, thinner = (TorchEngine(m, torch.device("cpu")) for m in (model, shortened))
     ((expected,), features), ((scores,), same) = whole.encode(image), thinner.encode(image)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
-    cells = np.array([[0, 0], [2, 3]])
+    cells = np.array([[0, 0, 0], [0, 2, 3]])
     np.testing.assert_allclose(
-        thinner.decode(same, 0, cells), whole.decode(features, 0, cells), atol=1e-4
+        thinner.decode(same, cells), whole.decode(features, cells), atol=1e-4
     )
 
 
@@ -62,7 +62,7 @@ def test_one_photo_counts_its_best_cells_twice():
     _, kept = shorten_vector(model, [photo], 2)
     engine = TorchEngine(model, torch.device("cpu"))
     levels = Proposer(engine).levels(photo)
-    vectors = np.concatenate([level.features[0][0][0].flatten(1).T.numpy() for level in levels])
+    vectors = np.concatenate([level.features[0][0].flatten(1).T.numpy() for level in levels])
     assert len(vectors) < 500
     variances = np.linalg.eigvalsh(np.cov(vectors.T))
     assert kept == pytest.approx(variances[-2:].sum() / variances.sum(), abs=1e-6)

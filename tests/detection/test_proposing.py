@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sharpmask import defaults
 from sharpmask.detection.detections import Category, Detections
-from sharpmask.detection.detector import MIN_SCORE, Detector
+from sharpmask.detection.detector import Detector
 from sharpmask.detection.fast_rcnn import FastRCNN
 from sharpmask.detection.files import save_classifier
 from sharpmask.detection.proposing import Proposing, proposer_note, proposer_source
@@ -55,7 +56,7 @@ def test_a_detector_is_loaded_with_its_proposer_and_maps_photos_in_order(folder,
         assert isinstance(detections, Detections)
         np.testing.assert_array_equal(detections.scores, detector(path).scores)
         np.testing.assert_array_equal(detections.image, np.asarray(Image.open(path)))
-    assert Detector.load(folder / "run", engine="torch").min_score == MIN_SCORE == 0.05
+    assert Detector.load(folder / "run", engine="torch").min_score == defaults.MIN_SCORE == 0.05
 
 
 def test_the_proposer_is_found_from_another_folder(folder, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import sharpmask
-from reference.thin_models import thin, thin_file
+from reference.thin_models import pyramid_file, thin, thin_file
 from sharpmask.cli.main import app
 from sharpmask.engines import exported
 from sharpmask.engines.export import LOGIT_TOLERANCE, compare, export
@@ -36,6 +36,8 @@ COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
     params=[
         *((name, "openvino") for name in NAMES),
         ("thin", "onnx"),
+        ("pyramid", "openvino"),
+        ("pyramid", "onnx"),
         *(pytest.param((name, "onnx"), marks=pytest.mark.slow) for name in NAMES),
     ],
     ids="-".join,
@@ -43,37 +45,42 @@ COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
 def engine(request, cache):
     """The engine, and torch's for the same model."""
     name, kind = request.param
-    source = thin_file(cache) if name == "thin" else name
+    made = {"thin": thin_file, "pyramid": pyramid_file}
+    source = made[name](cache) if name in made else name
     return load_engine(source, kind), load_engine(source, "torch")
 
 
-@pytest.mark.parametrize("size", [(160, 160), (176, 400), (416, 192)], ids=str)
-def test_logits_of_every_engine_are_those_of_torch(engine, size):
+@pytest.mark.parametrize("steps", [(0, 0), (1, 15), (16, 2)], ids=str)
+def test_logits_of_every_engine_are_those_of_torch(engine, steps):
     tested, eager = engine
+    geometry = tested.geometry
+    size = [geometry.smallest_size + step * geometry.size_step for step in steps]
     assert isinstance(tested, Engine)
     assert tested.geometry == eager.geometry
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    ((scores,), features), ((expected,), truth) = tested.encode(image), eager.encode(image)
-    assert scores.shape == tuple(tested.geometry.num_cells(side) for side in size)
-    np.testing.assert_allclose(scores, expected, atol=LOGIT_TOLERANCE)
-    last = np.array(scores.shape) - 1
-    for cells in (last[None], np.array([last, last, [0, 0]]), np.zeros((0, 2), np.int64)):
-        masks = tested.decode(features, 0, cells)
-        assert masks.dtype == np.float32
-        np.testing.assert_allclose(masks, eager.decode(truth, 0, cells), atol=LOGIT_TOLERANCE)
+    (maps, features), (expected, truth) = tested.encode(image), eager.encode(image)
+    assert len(maps) == geometry.num_levels
+    for level, (scores, those) in enumerate(zip(maps, expected, strict=True)):
+        np.testing.assert_allclose(scores, those, atol=LOGIT_TOLERANCE)
+        last = [level, *(np.array(scores.shape) - 1)]
+        some = np.array([last, last, [level, 0, 0], [0, 0, 0]])
+        for cells in (some[:1], some, np.zeros((0, 3), np.int64)):
+            masks = tested.decode(features, cells)
+            assert masks.dtype == np.float32
+            np.testing.assert_allclose(masks, eager.decode(truth, cells), atol=LOGIT_TOLERANCE)
 
 
 def test_features_outlive_the_next_image(engine):
     tested, _ = engine
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 256, (2, 192, 192, 3), np.uint8)
-    cells = np.array([[1, 1], [2, 0]])
-    (scores,), features = tested.encode(first)
-    kept, masks = scores.copy(), tested.decode(features, 0, cells)
-    np.testing.assert_array_equal(tested.decode(features, 0, cells), masks)
+    cells = np.array([[0, 1, 1], [0, 2, 0]])
+    (scores, *_), features = tested.encode(first)
+    kept, masks = scores.copy(), tested.decode(features, cells)
+    np.testing.assert_array_equal(tested.decode(features, cells), masks)
     tested.encode(second)
     np.testing.assert_array_equal(scores, kept)
-    np.testing.assert_array_equal(tested.decode(features, 0, cells), masks)
+    np.testing.assert_array_equal(tested.decode(features, cells), masks)
 
 
 def test_proposals_are_those_of_torch(engine):

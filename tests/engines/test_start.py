@@ -32,7 +32,7 @@ def ask(index):
         engines[index] = load_engine({source!r}, {kind!r}, streams=2)
     start.wait()
     (scores,), features = engines[index].encode(image)
-    engines[index].decode(features, 0, np.array([[0, index]]))
+    engines[index].decode(features, np.array([[0, 0, index]]))
 if not {each_its_own}:
     engines = [load_engine({source!r}, {kind!r}, streams=2)] * 2
 threads = [threading.Thread(target=ask, args=(index,)) for index in range(2)]
@@ -97,7 +97,7 @@ engine.encode(image)
 child = os.fork()
 if not child:
     (scores,), features = engine.encode(image)
-    engine.decode(features, 0, np.array([[0, 0]]))
+    engine.decode(features, np.array([[0, 0, 0]]))
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 print("answered in the child")

@@ -30,16 +30,16 @@ def test_the_engine_is_the_model(kind, size):
     assert engine.geometry is GEOMETRY
     net.eval()
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    cells = np.array([[1, 2], [0, 0], [1, 2]])
+    cells = np.array([[0, 1, 2], [0, 0, 0], [0, 1, 2]])
     (scores,), features = engine.encode(image)
-    masks = engine.decode(features, 0, cells)
+    masks = engine.decode(features, cells)
     assert {type(scores), type(masks)} == {np.ndarray}
     assert scores.dtype == masks.dtype == np.float32
     with torch.inference_mode():
         pixels = torch.from_numpy(image).float().permute(2, 0, 1)[None].contiguous()
         encoded = net.encode(pixels)
         expected = net.score(encoded)[0]
-        decoded = net.decode(encoded, torch.tensor([[0, 1, 2], [0, 0, 0], [0, 1, 2]]))
+        decoded = net.decode(encoded, torch.from_numpy(cells))
     assert scores.shape == tuple(GEOMETRY.num_cells(side) for side in size)
     assert expected.std() > 1e-3
     torch.testing.assert_close(torch.from_numpy(scores), expected, **SINGLE)
@@ -48,14 +48,14 @@ def test_the_engine_is_the_model(kind, size):
 
 def test_nothing_remembers_gradients():
     engine = TorchEngine(model("sharpmask"), CPU)
-    _, (features,) = engine.encode(np.zeros((64, 64, 3), np.uint8))
+    _, features = engine.encode(np.zeros((64, 64, 3), np.uint8))
     assert not any(x.requires_grad for x in features)
 
 
 def test_no_cells_give_no_masks():
     engine = TorchEngine(model("sharpmask"), CPU)
     _, features = engine.encode(np.zeros((64, 64, 3), np.uint8))
-    assert engine.decode(features, 0, np.zeros((0, 2), np.int64)).shape == (0, 32, 32)
+    assert engine.decode(features, np.zeros((0, 3), np.int64)).shape == (0, 32, 32)
 
 
 def test_devices(monkeypatch):

@@ -39,14 +39,14 @@ class CellEngine:
         # Few different values: there are many ties.
         scores = np.random.default_rng(number).integers(-9, 10, shape).astype(np.float32) / 3
         self.maps.append(scores)
-        return (scores,), (number,)
+        return (scores,), number
 
-    def decode(self, features, level, cells):
+    def decode(self, number, cells):
         self.batches.append(len(cells))
         codes = np.empty((len(cells), 32, 32))
-        codes[:, :10] = 100 + features[0]
-        codes[:, 10:20] = 100 + cells[:, 0, None, None]
-        codes[:, 20:] = 100 + cells[:, 1, None, None]
+        codes[:, :10] = 100 + number
+        codes[:, 10:20] = 100 + cells[:, 1, None, None]
+        codes[:, 20:] = 100 + cells[:, 2, None, None]
         return np.log(codes / (255 - codes))  # the logits of these values out of 255
 
 
@@ -293,10 +293,10 @@ def test_quality_is_the_mean_probability_inside(threshold):
 class DoubtfulEngine(CellEngine):
     """Masks of different certainty, shape and place, so that ranks change and some repeat."""
 
-    def decode(self, features, level, cells):
+    def decode(self, number, cells):
         self.batches.append(len(cells))
         logits = np.full((len(cells), 32, 32), -4.0)
-        for mask, (row, column) in zip(logits, cells, strict=True):
+        for mask, (_, row, column) in zip(logits, cells, strict=True):
             reach = 12 + (row * 5 + column * 3) % 17
             mask[:reach, : 40 - reach] = ((row * 7 + column * 11) % 8) / 2
         return logits
@@ -374,7 +374,7 @@ def test_few_candidates_are_spread_over_the_photo():
 
 def test_nothing_to_rank():
     nothing = Proposer(CellEngine(), scales=[0.0])
-    nothing.engine.decode = lambda features, level, cells: np.full((len(cells), 32, 32), -5.0)
+    nothing.engine.decode = lambda features, cells: np.full((len(cells), 32, 32), -5.0)
     assert len(nothing(PHOTO)) == 0
 
 
@@ -383,8 +383,8 @@ def test_nothing_to_rank():
 
 def test_masks_that_are_empty_are_no_proposals():
     class Blank(CellEngine):
-        def decode(self, features, level, cells):
-            return np.where(cells[:, :1, None] % 2, 5.0, -5.0) * np.ones((1, 32, 32))
+        def decode(self, number, cells):
+            return np.where(cells[:, 1:2, None] % 2, 5.0, -5.0) * np.ones((1, 32, 32))
 
     engine = Blank()
     proposals = Proposer(engine, num_proposals=10**6, scales=[0.0])(PHOTO)

@@ -130,7 +130,7 @@ def test_model_on_a_backbone_from_outside_is_not_saved(tmp_path, kind):
 
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg16", "mobilenet_v2"])
 def test_width_of_another_backbone_than_a_resnet_is_refused(backbone):
-    with pytest.raises(ValueError, match=f"width: only a ResNet.*{backbone}"):
+    with pytest.raises(ValueError, match=f"width: a ResNet.*can be chosen, not that of {backbone}"):
         build({"model": "deepmask", "backbone": backbone, "width": 64})
     if backbone == "mobilenet_v2":
         with pytest.raises(ValueError, match="depths: mobilenet_v2"):
@@ -148,8 +148,8 @@ def test_the_arguments_reach_the_model():
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ({}, "expected deepmask, sharpmask or pyramid, got None"),
-        ({"model": "maskrcnn"}, "expected deepmask, sharpmask or pyramid, got 'maskrcnn'"),
+        ({}, "expected one of deepmask, sharpmask, pyramid, got None"),
+        ({"model": "maskrcnn"}, "expected one of deepmask, sharpmask, pyramid, got 'maskrcnn'"),
         (DEEPMASK | {"colour": 1}, "unexpected keyword argument 'colour'"),
         (DEEPMASK | {"head": "z"}, "head: expected one of"),
         (DEEPMASK | {"vector": "long"}, "architecture"),

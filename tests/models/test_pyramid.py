@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from reference.thin_models import thin_pyramid
 from sharpmask.models.pretrained import build, load, save
 from sharpmask.models.pyramid import NUM_LEVELS, PyramidFeatures, build_pyramid, double
 from tolerances import DOUBLE
@@ -9,13 +10,8 @@ from tolerances import DOUBLE
 LEVELS = range(NUM_LEVELS)
 
 
-def tiny(seed=0):
-    torch.manual_seed(seed)
-    options = {
-        "channels": 12, "vector": 8, "block_channels": 4,
-        "mask_channels": [6, 5, 4, 3], "lateral_hidden": [4, 4, 4, 4, 4],
-    }  # fmt: skip
-    return build_pyramid(width=4, **options).double().eval()
+def tiny():
+    return thin_pyramid().double()
 
 
 def photos(height=128, width=192, count=2):
@@ -34,14 +30,12 @@ def all_cells(scores):
 def shown_by_place(model, height, width):
     """Features of an image that tell where they are.
 
-    Laterals hold the place (x, then y) that each value stands for; vectors their cell (column, then
+    Maps that windows read hold the place (x, then y) of each cell; vectors their cell (column, then
     row), once for each number of an encoding.
     """
 
-    def places(level, step):
-        stride = model.stride_of(level, step)
-        margin = model.geometry.reach * model.geometry.strides[level] // stride
-        rows, columns = (torch.arange(-margin, side // stride + margin) for side in (height, width))
+    def places(stride):
+        rows, columns = (torch.arange(side // stride) for side in (height, width))
         y, x = (stride * cells.double() + model.geometry.cell_offset for cells in (rows, columns))
         shape = (1, 1, len(rows), len(columns))
         return torch.cat([x.expand(shape), y[:, None].expand(shape)], dim=1)
@@ -50,8 +44,9 @@ def shown_by_place(model, height, width):
     for stride in model.geometry.strides:
         y, x = torch.meshgrid(*(torch.arange(n // stride) for n in (height, width)), indexing="ij")
         vectors.append(torch.stack([x, y])[None].double().repeat_interleave(11 * 11, dim=1))
-    laterals = tuple(tuple(places(level, step) for step in range(4)) for level in LEVELS)
-    return PyramidFeatures(tuple(vectors), laterals)
+    coarse = map(places, model.geometry.strides)
+    fine = (places(stride) for stride, _ in model.fine_maps)
+    return PyramidFeatures(tuple(vectors), tuple(coarse), tuple(fine))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -69,19 +64,28 @@ def test_scored_cell_is_decoded_cell_is_pasted_window(level):
         np.insert(cells[:, 1:].numpy(), 0, level, axis=1), (height, width), (height, width)
     )
     for step, window in enumerate(windows):
+        stride = model.stride_of(level, step)
         side = model.geometry.side(step)
         # Samples of a mask of this size, the outermost half a fine sample inside the window.
         inset = model.geometry.sample_size(level) / 2
-        for axis in (0, 1):
-            start, end = boxes[:, axis] + inset, boxes[:, axis + 2] - inset
-            expected = torch.from_numpy(np.linspace(start, end, side, axis=1))
-            read = window[:, axis] if axis == 0 else window[:, axis].transpose(1, 2)
-            torch.testing.assert_close(read, expected[:, None].expand_as(read), **DOUBLE)
+        starts, ends = boxes[:, :2] + inset, boxes[:, 2:] - inset
+        x, y = (np.linspace(starts[:, k], ends[:, k], side, axis=1) for k in (0, 1))
+        place = np.stack(np.broadcast_arrays(x[:, None, :], y[:, :, None]), axis=1)
+        last = np.array([width, height])[:, None, None] - stride + model.geometry.cell_offset
+        near = 1e-6
+        inside = ((place >= model.geometry.cell_offset - near) & (place <= last + near)).all(1)
+        beyond = ((place <= model.geometry.cell_offset - stride) | (place >= last + stride)).any(1)
+        read = window.permute(0, 2, 3, 1).numpy()
+        place = place.transpose(0, 2, 3, 1)
+        assert inside.any(axis=(1, 2)).all()
+        np.testing.assert_allclose(read[inside], place[inside], rtol=1e-12, atol=1e-9)
+        assert beyond.any()
+        assert not read[beyond].any()
 
 
 def test_masks_of_some_cells_are_those_of_all_in_any_order():
     model = tiny()
-    features = model.encode(photos())
+    features = model.encode(photos(64, 128))
     cells = all_cells(model.score(features))
     everything = model.decode(features, cells)
     assert everything.std() > 1e-3

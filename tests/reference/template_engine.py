@@ -37,6 +37,6 @@ class TemplateEngine:
             scores[row, column] = (patch == self.template).mean()
         return scores
 
-    def decode(self, bright, level, cells):
-        patches = [self.patch(bright, row, column) for row, column in cells]
+    def decode(self, bright, cells):
+        patches = [self.patch(bright, row, column) for _, row, column in cells]
         return np.array([20.0 * patch - 10 for patch in patches]).reshape(-1, 160, 160)

@@ -17,6 +17,24 @@ def thin(backbone, head="c", **sharpmask_options):
     return build({"model": "sharpmask", "deepmask": deepmask, **sharpmask_options})
 
 
+def thin_pyramid(seed=0):
+    """A SharpMask on a feature pyramid of few channels, with random weights."""
+    torch.manual_seed(seed)
+    options = {
+        "channels": 12, "vector": 8, "block_channels": 4,
+        "mask_channels": [6, 5, 4, 3], "lateral_hidden": [4, 4, 4, 4, 4],
+    }  # fmt: skip
+    return build({"model": "pyramid", "width": 4, **options}).eval()
+
+
+def pyramid_file(folder):
+    """The file of a thin pyramid."""
+    path = folder / "pyramid.safetensors"
+    if not path.exists():
+        save(thin_pyramid(), path)
+    return path
+
+
 def thin_file(folder):
     """A SharpMask of few layers, which torch exports to ONNX in seconds, with random weights."""
     path = folder / "thin.safetensors"

@@ -239,7 +239,7 @@ def test_proposals_equal_fairs_once_its_lost_cell_is_lost_too(kind):
     np.testing.assert_array_equal(numbers + 1, golden["topScores"][:, 1])
     np.testing.assert_array_equal(cells + 1, golden["topScores"][:, 2:])
     logits = [
-        proposer.engine.decode(levels[n].features, 0, cells[k : k + 1])[0]
+        proposer.engine.decode(levels[n].features, np.array([[0, *cells[k]]]))[0]
         for k, n in enumerate(numbers)
     ]
     assert_agrees(np.stack(logits), golden["topMasks0"])

@@ -13,10 +13,10 @@ from sharpmask.models.pyramid import build_pyramid
 from sharpmask.training import pyramid_stage
 from sharpmask.training.pyramid_stage import (
     dice_loss,
+    fit_pyramid,
     level_scene_loss,
     pyramid,
     soft_ious,
-    train_pyramid,
 )
 from tolerances import SINGLE
 
@@ -110,9 +110,9 @@ def train(coco_folder, output, recipe=RECIPE):
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     data = load_coco(coco_folder.train, coco_folder.images)
-    train_pyramid(
+    fit_pyramid(
         model, data=data, recipe=recipe, output=output, fabric=fabric, workers=0,
-        metadata={"kept_back": ["a.jpg"]}, console_progress=False,
+        known={"kept_back": ["a.jpg"]},
     )  # fmt: skip
     return model
 
@@ -130,6 +130,7 @@ def test_training_writes_a_model_that_knows_its_data(trained):
         assert torch.equal(value, model.state_dict()[name]), name
     assert loaded.metadata["kept_back"] == ["a.jpg"]
     assert loaded.metadata["recipe"]["steps"] == 4
+    assert loaded.metadata["steps"] == {"done": 4, "of": 4}
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert {"mask_loss", "dice_loss", "score_loss"} <= lines[-1].keys()
 

@@ -22,7 +22,7 @@ from sharpmask.models.sharpmask import SharpMask
 from sharpmask.training import recipes, stages
 from sharpmask.training.losses import patch_loss
 from sharpmask.training.patch_metrics import measure_patches
-from sharpmask.training.stages import train, validation_patches, validator
+from sharpmask.training.stages import train_stage, validation_patches, validator
 
 SMALL = PatchGeometry(patch_size=32, context=16, object_size=18, coarse_size=14)
 ONE = dataclasses.replace(
@@ -84,7 +84,7 @@ def val(coco_folder):
 
 
 def run(model, folder, data, fabric, *, recipe, val=None, workers=0):
-    return train(
+    return train_stage(
         model, data=data, validation=val, recipe=recipe, output=folder, fabric=fabric,
         workers=workers,
     )  # fmt: skip

@@ -75,8 +75,9 @@ def inputs(
         octave = proposer.octaves[number % len(proposer.octaves)]
         size = engine.geometry.scaled_size(image.shape[:2], octave)
         scaled.append(proposer.scale(image, size))
-        scores, (features,) = engine.encode(scaled[-1])
-        _, best, _ = proposer.select(scores, DECODE_BATCH)
+        scores, features = engine.encode(scaled[-1])
+        levels, best, _ = proposer.select(scores, DECODE_BATCH)
+        best = np.concatenate([levels[:, None], best], axis=1)
         cells.append([best, *features])
     return scaled, cells
 

@@ -80,7 +80,7 @@ def vector_statistics(
     for photo in photos:
         levels = list(proposer.levels(photo))
         vectors = torch.cat(
-            [level.features[level.index][0][0].flatten(1).T for level in levels]
+            [level.features[0][0].flatten(1).T for level in levels]
         ).double()
         scores = torch.cat([torch.from_numpy(level.scores).flatten() for level in levels])
         best = vectors[scores.topk(min(BEST_CELLS, len(scores))).indices]

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from sharpmask import defaults
 from sharpmask.drawing import draw_masks
 from sharpmask.masks import Rle, decode
 
@@ -84,7 +85,7 @@ class Detections:
             records.append(record)
         return records
 
-    def plot(self, min_score: float = 0.2) -> UInt8[np.ndarray, "h w 3"]:
+    def plot(self, min_score: float = defaults.OVERLAY_SCORE) -> UInt8[np.ndarray, "h w 3"]:
         """The objects with at least ``min_score`` drawn on the photo, with their names.
 
         Where there are no masks their boxes are drawn.

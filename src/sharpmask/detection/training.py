@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from sharpmask.coco.annotations import CocoDataset, load_coco
+from sharpmask.coco.annotations import CocoDataset
 from sharpmask.detection.detections import Category
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.fast_rcnn import FastRCNN, detection_loss
@@ -28,11 +28,8 @@ from sharpmask.training.origin import (
     MODEL,
     Report,
     StrPath,
+    data_of_run,
     data_origin,
-    files_of,
-    names_of,
-    only_run,
-    readable,
     remember,
     silent,
 )
@@ -98,7 +95,7 @@ def train_detector(
         ValueError: Bad data or options, the folder holds another run, or another run writes there.
         Stopped: After Ctrl-C or SIGTERM, when the state of "fast-rcnn" is saved.
     """
-    files, images, output = files_of(train), Path(images), Path(output)
+    images, output = Path(images), Path(output)
     val = Path(val) if val else None
     recipe = recipe or fast_rcnn()
     proposing = proposing or Proposing()
@@ -106,12 +103,8 @@ def train_detector(
     fabric.launch()
     is_first = fabric.is_global_zero
     say = report if is_first else silent
-    # What is wrong with these is found before the folder is made and all photos are read.
-    stated = load_coco(files, images)
-    stated_val = load_coco(val, images) if val else None
-    with only_run(output, fabric):
-        data = complete_photos(readable(stated, names_of(files), say))
-        validation = readable(stated_val, val.name, say) if val and stated_val else None
+    with data_of_run(train, images, val, output=output, fabric=fabric, report=say) as read:
+        data, validation = complete_photos(read[0]), read[1]
         numbers = frequent_categories(data, min_objects, categories)
         chosen = chosen_categories(data, numbers)
         names = [category.name for category in chosen]

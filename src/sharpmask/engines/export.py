@@ -33,7 +33,7 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
     """Write a model for another runtime and compare what that computes with torch.
 
     Args:
-        model: A DeepMask or SharpMask; not changed.
+        model: Any of the package's; not changed.
         folder: Made if it does not exist. An earlier export in it is replaced, other files stay.
         runtime: "onnx" or "openvino".
 
@@ -47,16 +47,15 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
     model = copy.deepcopy(model).cpu().eval()
     geometry = model.geometry
     rng = np.random.default_rng(0)
-    rows, columns = geometry.grid + 3, geometry.grid + 4  # 4 x 5 cells
-    size = rows * geometry.stride, columns * geometry.stride
+    size = [geometry.smallest_size + more * geometry.size_step for more in (3, 4)]  # 4 x 5 cells
     image = torch.from_numpy(rng.integers(0, 256, (*size, 3), np.uint8))
-    cells = torch.tensor([[0, 1], [2, 3], [3, 4]])
+    cells = torch.tensor([[0, 0, 1], [0, 2, 3], [geometry.num_levels - 1, 3, 4]])
     encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
     with starting, replacing(folder) as temporary, torch.no_grad():
         features = encoder(image)
         with warnings.catch_warnings(action="ignore"):  # of torch about its own tracers
             write(encoder, (image,), temporary / "encoder")
-            write(decoder, (cells, *features[1:]), temporary / "decoder")
+            write(decoder, (cells, *features[geometry.num_levels :]), temporary / "decoder")
         description = {
             "runtime": runtime,
             "geometry": dataclasses.asdict(geometry),
@@ -90,17 +89,17 @@ def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
         ValueError: Their logits differ.
     """
     geometry = engine.geometry
-    rows, columns = geometry.grid + 6, geometry.grid + 2
-    size = rows * geometry.stride, columns * geometry.stride
+    size = [geometry.smallest_size + more * geometry.size_step for more in (6, 2)]  # 7 x 3 cells
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
-    cells = np.array([[0, 0], [5, 2], [1, 1], [6, 0], [1, 1]])
-    (expected, *_), expected_features = reference.encode(image)
-    (scores, *_), features = engine.encode(image)
-    masks = engine.decode(features, 0, cells)
-    difference = max(
-        np.abs(expected - scores).max(),
-        np.abs(reference.decode(expected_features, 0, cells) - masks).max(),
-    )
+    places = [[0, 0], [5, 2], [1, 1], [6, 0], [1, 1]]
+    cells = np.array([[level, *place] for level in range(geometry.num_levels) for place in places])
+    expected, expected_features = reference.encode(image)
+    scores, features = engine.encode(image)
+    pairs = [
+        *zip(expected, scores, strict=True),
+        (reference.decode(expected_features, cells), engine.decode(features, cells)),
+    ]
+    difference = max(np.abs(first - second).max() for first, second in pairs)
     if not difference < LOGIT_TOLERANCE:
         raise ValueError(
             f"{engine.name}: logits differ from torch's by {difference:.2g}, allowed are "
@@ -120,16 +119,16 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
     except ImportError as error:
         raise ValueError(f"export: {error}; pip install 'sharpmask[onnx]'") from None
     if isinstance(network, Encoder):
-        # The proposer pads images to whole strides.
-        stride = network.model.geometry.stride
-        sides = (stride * torch.export.Dim(name, min=2) for name in ("rows", "columns"))
+        geometry = network.model.geometry
+        step = geometry.size_step
+        sides = (step * torch.export.Dim(name, min=2) for name in ("rows", "columns"))
         shapes: tuple[Any, ...] = (dict(enumerate(sides)),)
-        features = feature_names(len(network(*inputs)) - 1)
-        input_names, output_names = ["image"], ["scores", *features]
+        scores = [f"scores{level}" for level in range(geometry.num_levels)]
+        features = feature_names(len(network(*inputs)) - len(scores))
+        input_names, output_names = ["image"], [*scores, *features]
     else:
         free = torch.export.Dim.DYNAMIC
-        laterals = tuple({2: free, 3: free} for _ in inputs[2:])
-        shapes = ({0: free}, {2: free, 3: free}, *([laterals] if laterals else []))
+        shapes = ({0: free}, tuple({2: free, 3: free} for _ in inputs[1:]))
         input_names, output_names = ["cells", *feature_names(len(inputs) - 1)], ["masks"]
     file = path.with_suffix(".onnx")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
@@ -148,7 +147,7 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
 
 def feature_names(count: int) -> list[str]:
     """What the encoder hands to the decoder."""
-    return ["embedding", *(f"lateral{number}" for number in range(count - 1))]
+    return [f"feature{index}" for index in range(count)]
 
 
 def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Path) -> None:
@@ -170,7 +169,7 @@ def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path:
     if isinstance(network, Encoder):
         shapes = [[-1, -1, 3]]
     else:
-        shapes = [[-1, 2], *([1, x.shape[1], -1, -1] for x in inputs[1:])]
+        shapes = [[-1, 3], *([1, x.shape[1], -1, -1] for x in inputs[1:])]
     model.reshape(
         {place: openvino.PartialShape(s) for place, s in zip(model.inputs, shapes, strict=True)}
     )

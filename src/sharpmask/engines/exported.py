@@ -12,15 +12,15 @@ from jaxtyping import Float, Int, UInt8
 
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
-from sharpmask.geometry import PatchGeometry
+from sharpmask.geometry import geometry_of
 from sharpmask.models.sources import WeightsError
 
 Runtime = Literal["openvino", "onnx"]
 
 DESCRIPTION = "sharpmask.json"
 """File of an exported model that says what it is."""
-Features = tuple[list[np.ndarray], ...]
-"""For each level what its masks are decoded from: the embedding, then lateral features."""
+Features = list[np.ndarray]
+"""What masks are decoded from."""
 Run = Callable[..., list[np.ndarray]]
 
 
@@ -40,7 +40,7 @@ class ExportedEngine:
     def __init__(self, folder: Path, *, streams: int = 1, bfloat16: bool = False) -> None:
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
-            self.geometry = PatchGeometry(**description["geometry"])
+            self.geometry = geometry_of(description["geometry"])
             self.runtime: str = description["runtime"]
             bfloat16 = bfloat16 and self.runtime == "openvino" and has_amx()
             self.name = f"{self.runtime}-bf16" if bfloat16 else self.runtime
@@ -65,15 +65,16 @@ class ExportedEngine:
             raise WeightsError(f"{folder}: {reason}; export the model again") from None
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[ScoreMaps, Features]:
-        """Score logits of all cells and features of the only level; sides are whole strides."""
-        scores, *features = self.encoder(image)
-        return (scores,), (features,)
+        """Score logits of all cells of each level, and features."""
+        outputs = self.encoder(image)
+        levels = self.geometry.num_levels
+        return tuple(outputs[:levels]), outputs[levels:]
 
     def decode(
-        self, features: Features, level: int, cells: Int[np.ndarray, "n 2"]
+        self, features: Features, cells: Int[np.ndarray, "n 3"]
     ) -> Float[np.ndarray, "n s s"]:
-        """Mask logits of the chosen cells (row, column) of a level."""
-        return self.decoder(cells, *features[level])[0]
+        """Mask logits of the chosen cells (level, row, column)."""
+        return self.decoder(cells, *features)[0]
 
 
 @cache

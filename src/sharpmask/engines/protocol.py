@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sharpmask.geometry import PatchGeometry
+from sharpmask.geometry import Geometry
 
 ScoreMaps = tuple[Float[np.ndarray, "rows columns"], ...]
 """Objectness logits of all cells, one map for each level that one reading gives."""
@@ -19,14 +19,14 @@ class Engine(Protocol):
 
     Attributes:
         name: What runs it: "torch", "openvino", ...
-        geometry: Patch sizes.
+        geometry: Sizes of windows, and where they lie.
     """
 
     name: str
-    geometry: PatchGeometry
+    geometry: Geometry
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[ScoreMaps, Any]:
-        """Read an image, RGB, sides in whole strides.
+        """Read an image, RGB, its sides multiples of ``geometry.size_step``.
 
         Returns:
             Score maps, one for each level (DeepMask and SharpMask have one), and the engine's own
@@ -34,16 +34,14 @@ class Engine(Protocol):
         """
         ...
 
-    def decode(
-        self, features: Any, level: int, cells: Int[np.ndarray, "n 2"]
-    ) -> Float[np.ndarray, "n s s"]:
-        """Mask logits of the chosen cells (row, column) of a level."""
+    def decode(self, features: Any, cells: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, "n s s"]:
+        """Mask logits of the chosen cells (level, row, column)."""
         ...
 
 
 def answer_once(engine: Engine) -> None:
-    """Let an engine read and decode one patch, for whatever its first answer sets up."""
-    side = engine.geometry.patch_size
-    scores, features = engine.encode(np.zeros((side, side, 3), np.uint8))
-    for level in range(len(scores)):
-        engine.decode(features, level, np.zeros((1, 2), np.int64))
+    """Let an engine read and decode its smallest image, for whatever its first answer sets up."""
+    side = engine.geometry.smallest_size
+    _, features = engine.encode(np.zeros((side, side, 3), np.uint8))
+    levels = np.arange(engine.geometry.num_levels)
+    engine.decode(features, np.stack([levels, 0 * levels, 0 * levels], axis=1))

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import starting
+from sharpmask.geometry import Geometry
 from sharpmask.models import deepmask
 from sharpmask.models.pretrained import Model
+from sharpmask.models.pyramid import PyramidFeatures, SharpMaskPyramid
 
-Features = tuple[list[Tensor], ...]
-"""For each level what its masks are decoded from: the embedding, then lateral features."""
+Features = list[Tensor]
+"""What masks are decoded from."""
 
 
 class Encoder(nn.Module):
@@ -25,32 +27,38 @@ class Encoder(nn.Module):
         self.model = model
 
     def forward(self, image: UInt8[Tensor, "h w 3"]) -> tuple[Tensor, ...]:
-        """Score logits (rows, columns), the embedding, and lateral features, coarse to fine."""
+        """Score logits (rows, columns) of each level, then all feature maps."""
         # A permuted (h, w, 3) array already is a channels-last tensor.
-        features = self.model.encode(image.permute(2, 0, 1)[None].float())
-        return self.model.score(features)[0], features.embedding, *features.laterals
+        images = image.permute(2, 0, 1)[None].float()
+        model = self.model
+        if isinstance(model, SharpMaskPyramid):
+            pyramid = model.encode(images)
+            return *(scores[0] for scores in model.score(pyramid)), *pyramid.maps
+        features = model.encode(images)
+        return model.score(features)[0], features.embedding, *features.laterals
 
 
 class Decoder(nn.Module):
-    """From chosen cells and an ``Encoder``'s features to mask logits."""
+    """From chosen cells and an ``Encoder``'s feature maps to mask logits."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(
-        self, cells: Int[Tensor, "n 2"], embedding: Tensor, *laterals: Tensor
-    ) -> Float[Tensor, "n s s"]:
-        """Mask logits of the cells (row, column)."""
-        features = deepmask.Features(maps=(), embedding=embedding, laterals=laterals)
-        return self.model.decode(features, F.pad(cells, (1, 0)))
+    def forward(self, cells: Int[Tensor, "n 3"], *maps: Tensor) -> Float[Tensor, "n s s"]:
+        """Mask logits of the cells (level, row, column)."""
+        model = self.model
+        if isinstance(model, SharpMaskPyramid):
+            return model.decode(PyramidFeatures.of(maps), F.pad(cells, (1, 0)))
+        # The only level's number is 0, as is the only image's.
+        return model.decode(deepmask.Features((), maps[0], tuple(maps[1:])), cells)
 
 
 class TorchEngine:
     """Torch on a CPU or GPU; threads may share it.
 
     Args:
-        model: A DeepMask or SharpMask. The engine runs a copy in eval mode: the model itself stays
+        model: Any of the package's. The engine runs a copy in eval mode: the model itself stays
             as it is, and what is done to it later does not reach the engine.
         device: A torch device.
         compiled: Let ``torch.compile`` make machine code of it: needs a C++ compiler, takes a
@@ -59,7 +67,7 @@ class TorchEngine:
 
     def __init__(self, model: Model, device: torch.device, *, compiled: bool = False) -> None:
         self.name = "compile" if compiled else "torch"
-        self.geometry = model.geometry
+        self.geometry: Geometry = model.geometry
         self.device = device
         own = copy.deepcopy(model).eval()
         own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -74,16 +82,17 @@ class TorchEngine:
 
     @torch.inference_mode()
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[ScoreMaps, Features]:
-        """Score logits of all cells and features of the only level."""
-        scores, *features = self.encoder(torch.from_numpy(image).to(self.device))
-        return (to_numpy(scores),), (features,)
+        """Score logits of all cells of each level, and features."""
+        outputs = self.encoder(torch.from_numpy(image).to(self.device))
+        levels = self.geometry.num_levels
+        return tuple(map(to_numpy, outputs[:levels])), list(outputs[levels:])
 
     @torch.inference_mode()
     def decode(
-        self, features: Features, level: int, cells: Int[np.ndarray, "n 2"]
+        self, features: Features, cells: Int[np.ndarray, "n 3"]
     ) -> Float[np.ndarray, "n s s"]:
-        """Mask logits of the chosen cells (row, column) of a level."""
-        return to_numpy(self.decoder(torch.from_numpy(cells).to(self.device), *features[level]))
+        """Mask logits of the chosen cells (level, row, column)."""
+        return to_numpy(self.decoder(torch.from_numpy(cells).to(self.device), *features))
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -35,12 +35,14 @@ class Level:
     """One score map of the pyramid: of a photo at one scale, and there of one of its levels.
 
     Attributes:
+        reading: Which scale.
         scaled_size: Height and width of the scaled image, without borders.
         features: The engine's own, of all levels that it reads at this scale.
         index: Which of those levels this is.
-        scores: Objectness logits of all cells.
+        scores: Objectness logits of the cells whose windows are centred on the photo.
     """
 
+    reading: int
     scaled_size: tuple[int, int]
     features: Any
     index: int
@@ -106,8 +108,8 @@ class Proposer:
             raise ValueError(f"quality_exponent: expected 0 or more, got {quality_exponent}")
         if not image_size >= 32:
             raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
-        self.octaves = octaves_of(scales)
         self.engine = engine_of(source, engine, device)
+        self.octaves = octaves_of(scales, self.engine.geometry.pyramids)
         self.num_proposals = num_proposals
         self.num_candidates = num_candidates
         self.mask_threshold = mask_threshold
@@ -159,12 +161,14 @@ class Proposer:
             numbers, cells, scores = numbers[apart], cells[apart], scores[apart]
         else:
             numbers, cells, scores = self.select(maps, self.num_proposals)
+        cells = np.concatenate([np.array([levels[k].index for k in numbers])[:, None], cells], 1)
+        readings = np.array([level.reading for level in levels])[numbers]
         windows = np.zeros((len(cells), 4))
         masks: UInt8[np.ndarray, "n s s"] | None = None
-        for number, level in enumerate(levels):
-            chosen = np.flatnonzero(numbers == number)
+        for level in levels[:: self.engine.geometry.num_levels]:  # one of each reading
+            chosen = np.flatnonzero(readings == level.reading)
             for part in np.split(chosen, range(DECODE_BATCH, len(chosen), DECODE_BATCH)):
-                logits = self.engine.decode(level.features, level.index, cells[part])
+                logits = self.engine.decode(level.features, cells[part])
                 if masks is None:
                     masks = np.empty((len(cells), *logits.shape[1:]), np.uint8)
                 masks[part] = np.rint(sigmoid(logits) * 255)
@@ -188,16 +192,17 @@ class Proposer:
         """The pyramid of a photo, each scale read and scored."""
         longest = max(image.shape[:2])
         reduction = min(0.0, float(np.log2(self.image_size / longest)))
-        for octave in self.octaves:
+        for reading, octave in enumerate(self.octaves):
             size = self.engine.geometry.scaled_size(image.shape[:2], octave + reduction)
             maps, features = self.engine.encode(self.scale(image, size))
             for index, scores in enumerate(maps):
-                yield Level(size, features, index, scores)
+                rows, columns = self.engine.geometry.inside(index, size)
+                yield Level(reading, size, features, index, scores[:rows, :columns])
 
     def scale(
         self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
     ) -> UInt8[np.ndarray, "hp wp 3"]:
-        """The photo at a size (height, width) in grey borders of half a patch, in whole strides."""
+        """The photo at a size (height, width), in grey up to a size that can be read."""
         height, width = size
         geometry = self.engine.geometry
         canvas = np.full((*map(geometry.padded_size, size), 3), GREY, np.uint8)
@@ -224,9 +229,9 @@ class Proposer:
         return numbers, cells, flat[best]
 
     def windows(
-        self, cells: Int[np.ndarray, "n 2"], image_size: tuple[int, int], size: tuple[int, int]
+        self, cells: Int[np.ndarray, "n 3"], image_size: tuple[int, int], size: tuple[int, int]
     ) -> Float[np.ndarray, "n 4"]:
-        """Windows (xyxy, pixels of the image) of the cells of a pyramid scale."""
+        """Windows (xyxy, pixels of the image) of the cells (level, row, column) of a scale."""
         return self.engine.geometry.cells_to_windows(cells, image_size, size)
 
 

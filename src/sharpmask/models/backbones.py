@@ -364,7 +364,7 @@ def build_backbone(
         raise ValueError(f"padding: expected symmetric or zero, got {padding!r}")
     if width is not None and name not in (*RESNETS, "yolox_nano"):
         raise ValueError(
-            f"width: only that of a ResNet or of YOLOX-Nano can be chosen, not of {name}; leave it out"
+            f"width: a ResNet's or YOLOX-Nano's can be chosen, not that of {name}; leave it out"
         )
     if depths is not None and name not in (*RESNETS, *VGGS):
         raise ValueError(f"depths: {name} has but one form; leave them out")

@@ -120,6 +120,30 @@ def gather_windows(
     return windows.reshape(cells.shape[0], size, size, channels).permute(0, 3, 1, 2)
 
 
+def gather_centred(
+    x: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"], reach: int, step: int
+) -> Float[Tensor, "n c size size"]:
+    """Cut the square that reaches ``reach`` values from ``step * (row, column)`` of each cell.
+
+    What lies beyond the map is zero. Cells are (image, row, column).
+    """
+    batch, channels, height, width = x.shape
+    image, row, column = cells.unbind(1)
+    offsets = torch.arange(-reach, reach + 1, device=x.device)
+    rows = (step * row)[:, None] + offsets
+    columns = (step * column)[:, None] + offsets
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+        :, None, :
+    ]
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    places = (image[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+    values = x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
+    windows = values.index_select(0, places.flatten())
+    size = 2 * reach + 1
+    windows = windows.reshape(cells.shape[0], size, size, channels) * inside[..., None]
+    return windows.permute(0, 3, 1, 2)
+
+
 class WindowLinear(nn.Conv2d):
     """A linear map of a square window of features, kept as a convolution so that it slides too."""
 

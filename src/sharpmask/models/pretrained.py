@@ -29,7 +29,9 @@ __all__ = [
     "save_atomically",
 ]
 
-Model = DeepMask | SharpMask | SharpMaskPyramid
+PatchModel = DeepMask | SharpMask
+"""Networks of the papers: windows of one size, a photo is read at several scales."""
+Model = PatchModel | SharpMaskPyramid
 KINDS: dict[str, type[Model]] = {net.kind: net for net in (DeepMask, SharpMask, SharpMaskPyramid)}
 
 
@@ -44,7 +46,7 @@ def build(architecture: Mapping[str, Any]) -> Model:
         ValueError: Unknown model or arguments.
     """
     kind = architecture.get("model") if isinstance(architecture, Mapping) else architecture
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"architecture: expected one of {', '.join(KINDS)}, got {kind!r}")
     return KINDS[kind].from_architecture(architecture)
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.geometry import PyramidGeometry
-from sharpmask.models.layers import Normalize, Padding, gather_windows
+from sharpmask.models.layers import Normalize, Padding, gather_centred
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
 
@@ -31,12 +31,28 @@ class PyramidFeatures:
 
     Attributes:
         vectors: (B, V, rows, columns) of each level: what stands for the window of each cell.
-        laterals: For each level and step of the refinement, coarse to fine, what windows read.
-            Each is padded by the reach of a window, so that windows may leave the image.
+        coarse: What windows read at the refinement's first step, for each level.
+        fine: What they read at later steps, in the order of ``SharpMaskPyramid.fine_maps``; levels
+            share them.
     """
 
     vectors: tuple[Tensor, ...]
-    laterals: tuple[tuple[Tensor, ...], ...]
+    coarse: tuple[Tensor, ...]
+    fine: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor]) -> "PyramidFeatures":
+        """Features from all their maps in order."""
+        return cls(
+            tuple(maps[:NUM_LEVELS]),
+            tuple(maps[NUM_LEVELS : 2 * NUM_LEVELS]),
+            tuple(maps[2 * NUM_LEVELS :]),
+        )
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """All of them in order."""
+        return (*self.vectors, *self.coarse, *self.fine)
 
 
 class LevelFeatures(nn.Module):
@@ -171,7 +187,6 @@ class SharpMaskPyramid(SavedNet):
         block_channels: Their inner width.
         mask_channels: Widths of the refinement steps, from the mask encoding to the finest.
         lateral_hidden: Hidden widths of the laterals at strides 2, 4, 8, 16, 32.
-
     """
 
     kind = "pyramid"
@@ -188,11 +203,13 @@ class SharpMaskPyramid(SavedNet):
         lateral_hidden: Sequence[int] = (16, 32, 64, 64, 64),
     ) -> None:
         super().__init__()
-        self.architecture = trunk.architecture and {
-            "model": self.kind, **trunk.architecture, "channels": channels, "vector": vector,
-            "blocks": blocks, "block_channels": block_channels,
-            "mask_channels": list(mask_channels), "lateral_hidden": list(lateral_hidden),
-        }  # fmt: skip
+        self.architecture = {}
+        if trunk.architecture:
+            self.architecture = {
+                "model": self.kind, **trunk.architecture, "channels": channels, "vector": vector,
+                "blocks": blocks, "block_channels": block_channels,
+                "mask_channels": list(mask_channels), "lateral_hidden": list(lateral_hidden),
+            }  # fmt: skip
         self.geometry = PyramidGeometry(cell_offset=trunk.cell_offset)
         steps = self.geometry.doublings + 1
         if len(mask_channels) != steps or len(lateral_hidden) != len(MAP_STRIDES):
@@ -236,27 +253,19 @@ class SharpMaskPyramid(SavedNet):
         strides = range(NUM_LEVELS)
         return [k for k in steps if any(self.stride_of(level, k) == stride for level in strides)]
 
+    @property
+    def fine_maps(self) -> list[tuple[int, int]]:
+        """Stride and step of each fine map that windows read."""
+        return [(stride, step) for stride in MAP_STRIDES for step in self.steps_at(stride)]
+
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> PyramidFeatures:
         """Read images, RGB 0..255, sides in whole cells of the coarsest level (multiples of 64)."""
         features: FeatureMaps = self.backbone(self.normalize(images))
         levels = self.levels(features)
-        fine = {
-            (stride, step): x
-            for stride, lateral, maps in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
-            for step, x in zip(self.steps_at(stride), lateral(maps), strict=True)
-        }
-        laterals = []
-        for level, x in enumerate(levels):
-            coarse = pad(self.level_lateral(x), self.geometry.reach)
-            finer = [
-                pad(
-                    fine[stride, step], self.geometry.reach * self.geometry.strides[level] // stride
-                )
-                for step in range(1, self.geometry.doublings + 1)
-                for stride in [self.stride_of(level, step)]
-            ]
-            laterals.append((coarse, *finer))
-        return PyramidFeatures(self.head(levels), tuple(laterals))
+        pairs = zip(self.laterals, features.maps, strict=True)
+        fine = [x for lateral, maps in pairs for x in lateral(maps)]
+        coarse = [self.level_lateral(level) for level in levels]
+        return PyramidFeatures(self.head(levels), tuple(coarse), tuple(fine))
 
     def score(self, features: PyramidFeatures) -> list[Float[Tensor, "b rows columns"]]:
         """Score logits of all cells of each level: the IoU to expect of the cell's mask."""
@@ -286,16 +295,17 @@ class SharpMaskPyramid(SavedNet):
         Returns:
             The mask encoding (n, m, 11, 11), then the laterals of each step.
         """
+        geometry = self.geometry
         image, row, column = cells.unbind(1)
-        grid = self.geometry.grid
         vectors = features.vectors[level][image, :, row, column]
-        encoding = self.mask_encoding(vectors).unflatten(1, (-1, grid, grid))
-        windows = [encoding]
-        for step, lateral in enumerate(features.laterals[level]):
-            cells_apart = self.geometry.strides[level] // self.stride_of(level, step)
-            side = (grid - 1) * cells_apart + 1
-            window = gather_windows(lateral, cells, side, cells_apart)
-            windows.append(window if side == self.geometry.side(step) else double(window))
+        encoding = self.mask_encoding(vectors).unflatten(1, (-1, geometry.grid, geometry.grid))
+        fine = dict(zip(self.fine_maps, features.fine, strict=True))
+        windows = [encoding, gather_centred(features.coarse[level], cells, geometry.reach, 1)]
+        for step in range(1, geometry.doublings + 1):
+            stride = self.stride_of(level, step)
+            apart = geometry.strides[level] // stride
+            window = gather_centred(fine[stride, step], cells, apart * geometry.reach, apart)
+            windows.append(window if apart == 2**step else double(window))
         return windows
 
     def refine(self, windows: Sequence[Tensor]) -> Float[Tensor, "n s s"]:
@@ -331,11 +341,6 @@ def build_pyramid(
     if trunk not in TRUNKS:
         raise ValueError(f"trunk: expected one of {', '.join(TRUNKS)}, got {trunk!r}")
     return SharpMaskPyramid(TRUNKS[trunk](width=width, padding=padding), **options)
-
-
-def pad(x: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c hp wp"]:
-    """Zeros beyond the image, on every side."""
-    return F.pad(x, (cells, cells, cells, cells))
 
 
 def double(x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n c t t"]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 
 from sharpmask.engines.protocol import Engine
+from sharpmask.geometry import PatchGeometry
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import Model
 
@@ -60,10 +61,11 @@ class Torch7Proposer(Proposer):
         return numbers, np.stack([np.maximum(row - 1, 0), column], axis=1), scores
 
     def windows(
-        self, cells: Int[np.ndarray, "n 2"], image_size: tuple[int, int], size: tuple[int, int]
+        self, cells: Int[np.ndarray, "n 3"], image_size: tuple[int, int], size: tuple[int, int]
     ) -> Float[np.ndarray, "n 4"]:
         """Whole pixels, rounded down."""
         geometry = self.engine.geometry
+        assert isinstance(geometry, PatchGeometry)
         scale = size[0] / image_size[0]
-        start = np.floor((cells[:, ::-1] * geometry.stride - geometry.border) / scale)
+        start = np.floor((cells[:, :0:-1] * geometry.stride - geometry.border) / scale)
         return np.concatenate([start, start + np.floor(geometry.patch_size / scale)], axis=1)

@@ -9,8 +9,9 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from sharpmask.coco.annotations import CocoDataset, leave_out_unreadable
+from sharpmask.coco.annotations import CocoDataset, leave_out_unreadable, load_coco
 from sharpmask.files import fingerprint, owned, write_json
+from sharpmask.models.window_net import SavedNet
 from sharpmask.training.checkpoint import previous
 from sharpmask.training.loop import CHECKPOINT
 
@@ -25,6 +26,78 @@ Report = Callable[[str], None]
 
 def silent(line: str) -> None:
     """Report nothing."""
+
+
+def train_on_files(
+    model: SavedNet,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    val: StrPath | None,
+    *,
+    output: Path,
+    fabric: Fabric,
+    report: Report,
+    origin: Mapping[str, Any],
+    learn: Callable[..., dict[str, float]],
+) -> dict[str, float]:
+    """Read the data, note what the run learns from, train.
+
+    Args:
+        model: Changed in place.
+        train: COCO annotation file or files.
+        images: Folder of the photos.
+        val: COCO annotation file to measure on.
+        output: Folder of the run.
+        fabric: Is launched.
+        report: Is told, in a line each, what the data hold and what is left out of them.
+        origin: What else the run learns from, by the option that gives it.
+        learn: Trains; is given the model and, by keyword, ``data`` and ``validation``.
+
+    Returns:
+        What ``learn`` returns.
+
+    Raises:
+        ValueError: Bad data, the folder holds another run, or another run writes there.
+    """
+    fabric.launch()
+    say = report if fabric.is_global_zero else silent
+    with data_of_run(train, images, val, output=output, fabric=fabric, report=say) as read:
+        data, validation = read
+        origin = {
+            "command": f"train {model.architecture['model']}",
+            "model": model.architecture,
+            **origin,
+            **data_origin(data, validation, Path(images)),
+        }
+        remember(output, origin, report=say, write=fabric.is_global_zero)
+        return learn(model, data=data, validation=validation)
+
+
+@contextmanager
+def data_of_run(
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    val: StrPath | None,
+    *,
+    output: Path,
+    fabric: Fabric,
+    report: Report,
+) -> Iterator[tuple[CocoDataset, CocoDataset | None]]:
+    """What a run learns from and is measured on; no other run writes to its folder meanwhile.
+
+    Raises:
+        ValueError: Bad data, or another run writes there now.
+    """
+    # What is wrong with the files is found before the folder is made and all photos are read.
+    files, images = files_of(train), Path(images)
+    stated = load_coco(files, images)
+    stated_val = load_coco(Path(val), images) if val else None
+    with only_run(output, fabric):
+        data = readable(stated, names_of(files), report)
+        validation = None
+        if val and stated_val:
+            validation = readable(stated_val, Path(val).name, report)
+        yield data, validation
 
 
 @contextmanager

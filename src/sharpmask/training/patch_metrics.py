@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sharpmask.models.pretrained import Model
+from sharpmask.models.deepmask import DeepMask
+from sharpmask.models.sharpmask import SharpMask
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def patch_ious(
 
 
 @torch.inference_mode()
-def measure_patches(model: Model, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> PatchMetrics:
+def measure_patches(
+    model: DeepMask | SharpMask, batches: Iterable[tuple[Tensor, Tensor, Tensor]]
+) -> PatchMetrics:
     """Run a model over batches of (windows, masks, labels) and summarise.
 
     Args:

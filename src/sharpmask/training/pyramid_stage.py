@@ -1,7 +1,8 @@
 """Training of the model on a feature pyramid: all levels, scores and masks together."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,22 @@ from torch import Tensor, nn
 
 from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.level_scenes import LevelSceneBatch, LevelSceneDataset, collate_level_scenes
-from sharpmask.models.pretrained import save
-from sharpmask.models.pyramid import SharpMaskPyramid
+from sharpmask.data.mixture import keep_back
+from sharpmask.files import write_json
+from sharpmask.models.pretrained import load_trunk
+from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
+from sharpmask.models.sources import source_fingerprint
 from sharpmask.training.loop import fit
+from sharpmask.training.origin import (
+    MODEL,
+    Report,
+    StrPath,
+    objects_in,
+    silent,
+    train_on_files,
+)
 from sharpmask.training.recipes import Recipe, deepmask
+from sharpmask.training.stages import save_learned
 
 
 def pyramid() -> Recipe:
@@ -27,11 +40,89 @@ def pyramid() -> Recipe:
         scene_size=448,
         scene_windows=4,
         warmup_steps=200,
+        epoch_steps=250,
         validate_every=250,
     )
 
 
 def train_pyramid(
+    *,
+    train: StrPath | Sequence[StrPath],
+    images: StrPath,
+    output: StrPath,
+    init: StrPath | None = None,
+    shares: Mapping[str, float] | None = None,
+    keep_sources: Collection[str] = (),
+    keep_photos: int = 0,
+    recipe: Recipe | None = None,
+    fabric: Fabric | None = None,
+    workers: int = 1,
+    report: Report = silent,
+    on_step: Callable[[int, float], None] | None = None,
+    **architecture: Any,
+) -> dict[str, float]:
+    """All levels of a feature pyramid at once: what ``sharpmask train pyramid`` does.
+
+    Writes the model to ``output/model.safetensors``, also while it learns, and the names of the
+    photos kept back to ``output/kept_back.json``; the same call goes on with a run that was
+    stopped.
+
+    Args:
+        train: As in ``train_deepmask``, and so are all that are not named here.
+        images: Folder of the photos.
+        output: Folder of the run.
+        init: Weights of the trunk: a file or Hugging Face repository.
+        shares: Fixed shares of some sources of the scenes (see ``SourceSampler``).
+        keep_sources: Sources whose photos are never trained on.
+        keep_photos: Number of photos of other sources never trained on (see ``keep_back``).
+        recipe: All numbers; ``pyramid()`` if None.
+        fabric: Device, precision and number of processes; one device if None.
+        workers: Processes that prepare data.
+        report: Is told, in a line each, what the data hold and what is left out of them.
+        on_step: Is told after each step the number of steps done and the loss.
+        architecture: Arguments of ``build_pyramid``.
+
+    Returns:
+        No figures so far: nothing is measured on the way.
+
+    Raises:
+        ValueError: Bad data or options, the folder holds another run, or another run writes there.
+        Stopped: After Ctrl-C or SIGTERM, when the state is saved.
+    """
+    recipe = recipe or pyramid()
+    output, fabric = Path(output), fabric or Fabric(accelerator="auto", devices=1)
+    torch.manual_seed(recipe.seed)
+    model = build_pyramid(**architecture)
+    if init:
+        load_trunk(model.backbone, init)
+    origin = {
+        "init": source_fingerprint(init) if init else None,
+        "share": dict(shares or {}),
+        "keep-source": sorted(keep_sources) or None,
+        "keep-photos": keep_photos,
+    }
+
+    def learn(
+        model: SharpMaskPyramid, *, data: CocoDataset, validation: CocoDataset | None
+    ) -> dict[str, float]:
+        assert validation is None
+        rest, kept = keep_back(data, sources=keep_sources, count=keep_photos, seed=recipe.seed)
+        folder = Path(images)
+        names = sorted(image.path.relative_to(folder).as_posix() for image in kept.images)
+        if fabric.is_global_zero:
+            write_json(output / "kept_back.json", names, indent=0)
+        return fit_pyramid(
+            model, data=rest, recipe=recipe, output=output, fabric=fabric, workers=workers,
+            shares=shares, known={"kept_back": names}, on_step=on_step,
+        )  # fmt: skip
+
+    return train_on_files(
+        model, train, images, None, output=output, fabric=fabric, report=report, origin=origin,
+        learn=learn,
+    )  # fmt: skip
+
+
+def fit_pyramid(
     model: SharpMaskPyramid,
     *,
     data: CocoDataset,
@@ -40,12 +131,13 @@ def train_pyramid(
     fabric: Fabric,
     workers: int = 1,
     shares: Mapping[str, float] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    console_progress: bool = True,
-) -> None:
+    known: Mapping[str, Any] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> dict[str, float]:
     """Train everything but the trunk's first layers, with one loss on all levels.
 
-    Writes what ``fit`` writes, and the model as ``output/model.safetensors``.
+    Writes what ``fit`` writes, and with every checkpoint the model, with averaged weights, as
+    ``output/model.safetensors``.
 
     Args:
         model: Changed in place.
@@ -55,12 +147,11 @@ def train_pyramid(
         fabric: Launched.
         workers: Processes that prepare scenes.
         shares: Fixed shares of some sources of the data (see ``SourceSampler``).
-        metadata: More to be told in the model file, such as photos kept back.
-        console_progress: Whether to draw a progress bar.
+        known: More that the model file tells, such as the photos kept back.
+        on_step: Is told after each step the number of steps done and the loss.
     """
     for layer in model.backbone.layers_to(recipe.frozen_stride):
         layer.requires_grad_(False)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     scenes = LevelSceneDataset(
         data,
         model.geometry,
@@ -77,8 +168,11 @@ def train_pyramid(
         masks, scores = network(images, batch.cells)
         return level_scene_loss(masks, scores, batch, score_weight=recipe.score_weight)
 
-    fit(
-        model,
+    counts = {
+        "photos": len(data.images), "objects": objects_in(data), "shares": dict(shares or {})
+    }  # fmt: skip
+    return fit(
+        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         dataset=scenes,
         collate=collate_level_scenes,
         loss=loss,
@@ -87,13 +181,11 @@ def train_pyramid(
         output=output,
         fabric=fabric,
         workers=workers,
-        console_progress=console_progress,
+        save=partial(
+            save_learned, model, output / MODEL, recipe, {"data": counts, **(known or {})}
+        ),
+        on_step=on_step,
     )
-    if fabric.is_global_zero:
-        objects = sum(len(image.instances) for image in data.images)
-        counts = {"photos": len(data.images), "objects": objects, "shares": dict(shares or {})}
-        texts = {"recipe": asdict(recipe), "data": counts, **(metadata or {})}
-        save(model, output / "model.safetensors", metadata=texts)
 
 
 def level_scene_loss(

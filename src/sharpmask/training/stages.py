@@ -12,15 +12,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sharpmask.coco.annotations import CocoDataset, load_coco
+from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.deepmask import DeepMask
-from sharpmask.models.pretrained import Model, build, load, load_backbone, save
+from sharpmask.models.pretrained import PatchModel, build, load, load_backbone, save
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import source_fingerprint
+from sharpmask.models.window_net import SavedNet
 from sharpmask.training import recipes
 from sharpmask.training.loop import fit
 from sharpmask.training.losses import patch_loss, scene_loss
@@ -28,14 +29,9 @@ from sharpmask.training.origin import (
     MODEL,
     Report,
     StrPath,
-    data_origin,
-    files_of,
-    names_of,
     objects_in,
-    only_run,
-    readable,
-    remember,
     silent,
+    train_on_files,
 )
 from sharpmask.training.patch_metrics import measure_patches
 from sharpmask.training.recipes import Recipe
@@ -44,8 +40,6 @@ MASK_TARGET = 112
 """Side of DeepMask's mask targets; SharpMask's have the patch's full size."""
 VALIDATION_OBJECTS = 400
 """Objects measured during training."""
-
-
 GAIN = "gain"
 """Figure of a SharpMask: its mean IoU less that of its own DeepMask."""
 
@@ -95,9 +89,14 @@ def train_deepmask(
     assert isinstance(model, DeepMask)
     if init:
         load_backbone(model.backbone, init)
-    return _train_on_files(
-        model, train, images, val, recipe=recipe, output=output, fabric=fabric, workers=workers,
-        report=report, on_step=on_step, origin={"init": source_fingerprint(init) if init else None},
+    output, fabric = Path(output), fabric or Fabric(accelerator="auto", devices=1)
+    return train_on_files(
+        model, train, images, val, output=output, fabric=fabric, report=report,
+        origin={"init": source_fingerprint(init) if init else None},
+        learn=partial(
+            train_stage, recipe=recipe, output=output, fabric=fabric, workers=workers,
+            on_step=on_step,
+        ),
     )  # fmt: skip
 
 
@@ -146,9 +145,14 @@ def train_sharpmask(
     steps = first.metadata.get("steps", {})
     if steps.get("done", 0) < steps.get("of", 0):
         report(f"{deepmask}: stage one was stopped after {steps['done']} of {steps['of']} steps")
-    figures = _train_on_files(
-        model, train, images, val, recipe=recipe, output=output, fabric=fabric, workers=workers,
-        report=report, on_step=on_step, origin={"deepmask": source_fingerprint(deepmask)},
+    output, fabric = Path(output), fabric or Fabric(accelerator="auto", devices=1)
+    figures = train_on_files(
+        model, train, images, val, output=output, fabric=fabric, report=report,
+        origin={"deepmask": source_fingerprint(deepmask)},
+        learn=partial(
+            train_stage, recipe=recipe, output=output, fabric=fabric, workers=workers,
+            on_step=on_step,
+        ),
     )  # fmt: skip
     if figures.get(GAIN, 0) < 0:
         report(
@@ -159,54 +163,8 @@ def train_sharpmask(
     return figures
 
 
-def _train_on_files(
-    model: Model,
-    train_files: StrPath | Sequence[StrPath],
-    images: StrPath,
-    val: StrPath | None,
-    *,
-    recipe: Recipe,
-    output: StrPath,
-    fabric: Fabric | None,
-    workers: int,
-    report: Report,
-    on_step: Callable[[int, float], None] | None,
-    origin: Mapping[str, Any],
-) -> dict[str, float]:
-    """Read the data, note what the run learns from, train."""
-    files, images, output = files_of(train_files), Path(images), Path(output)
-    val = Path(val) if val else None
-    fabric = fabric or Fabric(accelerator="auto", devices=1)
-    fabric.launch()
-    is_first = fabric.is_global_zero
-    say = report if is_first else silent
-    # What is wrong with these is found before the folder is made and all photos are read.
-    stated = load_coco(files, images)
-    stated_val = load_coco(val, images) if val else None
-    with only_run(output, fabric):
-        data = readable(stated, names_of(files), say)
-        validation = readable(stated_val, val.name, say) if val and stated_val else None
-        origin = {
-            "command": f"train {model.architecture['model']}",
-            "model": model.architecture,
-            **origin,
-            **data_origin(data, validation, images),
-        }
-        remember(output, origin, report=say, write=is_first)
-        return train(
-            model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-            data=data,
-            validation=validation,
-            recipe=recipe,
-            output=output,
-            fabric=fabric,
-            workers=workers,
-            on_step=on_step,
-        )
-
-
-def train(
-    model: Model,
+def train_stage(
+    model: PatchModel,
     *,
     data: CocoDataset,
     validation: CocoDataset | None,
@@ -248,7 +206,7 @@ def train(
         validate = validator(validation, model.geometry, VALIDATION_OBJECTS, fabric)
     counts = {"photos": len(data.images), "objects": objects_in(data)}
     return fit(
-        model,
+        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         dataset=dataset,
         collate=make_batch,
         loss=loss,
@@ -257,23 +215,23 @@ def train(
         output=output,
         fabric=fabric,
         workers=workers,
-        save=partial(save_stage, model, output / MODEL, recipe, counts),
+        save=partial(save_learned, model, output / MODEL, recipe, {"data": counts}),
         on_step=on_step,
     )
 
 
-def save_stage(
-    model: Model,
+def save_learned(
+    model: SavedNet,
     path: Path,
     recipe: Recipe,
-    counts: Mapping[str, int],
+    known: Mapping[str, Any],
     figures: Mapping[str, float],
     done: int,
 ) -> None:
-    """Write a model after ``done`` steps."""
+    """Write a model after ``done`` steps, with all that is known of how it learned."""
     metadata = {
         "recipe": asdict(recipe),
-        "data": counts,
+        **known,
         "steps": {"done": done, "of": recipe.steps},
         "validation": figures,
     }
@@ -281,7 +239,7 @@ def save_stage(
 
 
 def samples(
-    model: Model, data: CocoDataset, recipe: Recipe
+    model: PatchModel, data: CocoDataset, recipe: Recipe
 ) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
     """The patches or scenes that a recipe asks for, and what makes a batch of them."""
     if recipe.batches == "scenes":
@@ -318,7 +276,7 @@ def validator(
     """
     batches = validation_patches(data, geometry, objects)
 
-    def measure(model: Model) -> dict[str, float]:
+    def measure(model: PatchModel) -> dict[str, float]:
         moved = [fabric.to_device((batch.windows, batch.masks, batch.labels)) for batch in batches]
         with fabric.autocast():
             figures = measure_patches(model, moved).to_dict()

@@ -1,0 +1,72 @@
+"""What all commands of ``sharpmask train`` take and show."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from lightning_fabric import Fabric
+from rich.table import Table
+
+from sharpmask.cli.console import out
+from sharpmask.training.recipes import RECIPES, Recipe, change
+
+Train = Annotated[
+    list[Path], typer.Option(help="COCO annotation file to learn from; may be given repeatedly.")
+]
+Images = Annotated[Path, typer.Option(help="Folder of the photos, of --val too.")]
+Output = Annotated[
+    Path, typer.Option(help="Folder of the run; the same command goes on with a stopped one.")
+]
+Val = Annotated[Path | None, typer.Option(help="COCO annotation file to measure on.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a number of the recipe: key=value; may be given repeatedly."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")]
+Devices = Annotated[int, typer.Option(min=1, help="Number of devices, a process for each.")]
+Precision = Annotated[
+    str,
+    typer.Option(help="32-true, bf16-mixed (also faster on CPUs that have bfloat16), 16-mixed."),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that prepare data.")]
+
+
+def choose_recipe(name: str, settings: list[str] | None) -> Recipe:
+    """A named recipe with settings changed."""
+    if name not in RECIPES:
+        raise ValueError(f"--recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
+    return change(RECIPES[name](), settings or [])
+
+
+def choose_devices(device: str, devices: int, precision: str) -> Fabric:
+    """The devices to train on; not launched."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device: expected auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: cuda was asked for, but torch sees no GPU here; use cpu")
+    if devices > torch.cuda.device_count() > 0 and device != "cpu":
+        raise ValueError(
+            f"--devices: {devices} were asked for, torch sees {torch.cuda.device_count()} here"
+        )
+    return Fabric(
+        accelerator="cuda" if device != "cpu" and torch.cuda.is_available() else "cpu",
+        devices=devices,
+        strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
+        precision=precision,  # type: ignore[arg-type]
+    )
+
+
+def show(figures: Mapping[str, float], title: str, where: str, fabric: Fabric) -> None:
+    """Figures as a table, if there are any, and where the result is; one process says it."""
+    if not fabric.is_global_zero:
+        return
+    if figures:
+        table = Table("figure", "value", title=title)
+        for name, value in figures.items():
+            table.add_row(name, f"{value:.4g}")
+        out.print(table)
+    out.print(where, markup=False)
