@@ -23,6 +23,8 @@ Find = Callable[[Path], Proposals]
 FILES = ("output", "overlay", "overlay_masks", "formats", "polygons")
 """Options that choose files."""
 
+CHOICE = "Which masks to keep"
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -49,25 +51,50 @@ def propose(
         bool, typer.Option("--polygons", help="Polygons, not masks, in coco, labelme, labelstudio.")
     ] = False,
     min_score: Annotated[
-        float, typer.Option(help="Leave out proposals with a lower score (0 to 1).")
+        float,
+        typer.Option(
+            help="Leave out proposals with a lower score (0 to 1).", rich_help_panel=CHOICE
+        ),
     ] = Selection.min_score,
     min_area: Annotated[
-        str, typer.Option(help="Leave out smaller masks: pixels, or a share of the photo as 1%.")
+        str,
+        typer.Option(
+            help="Leave out smaller masks: pixels, or a share of the photo as 1%.",
+            rich_help_panel=CHOICE,
+        ),
     ] = str(Selection.min_area),
     max_area: Annotated[
-        str, typer.Option(help="Leave out larger masks: pixels, or a share of the photo as 50%.")
+        str,
+        typer.Option(
+            help="Leave out larger masks: pixels, or a share of the photo as 50%.",
+            rich_help_panel=CHOICE,
+        ),
     ] = str(Selection.max_area),
     distinct: Annotated[
-        float, typer.Option(help="Leave out masks whose IoU with a better one exceeds this.")
+        float,
+        typer.Option(
+            help="Leave out masks whose IoU with a better one exceeds this.", rich_help_panel=CHOICE
+        ),
     ] = Selection.distinct,
     parts: Annotated[
-        bool, typer.Option(help="Keep masks of which more than 90% lies in another mask.")
+        bool,
+        typer.Option(
+            help="Keep masks of which more than 90% lies in another mask.", rich_help_panel=CHOICE
+        ),
     ] = Selection.parts,
     no_overlap: Annotated[
-        bool, typer.Option("--no-overlap", help="Give each pixel to the best mask that holds it.")
+        bool,
+        typer.Option(
+            "--no-overlap",
+            help="Give each pixel to the best mask that holds it.",
+            rich_help_panel=CHOICE,
+        ),
     ] = Selection.no_overlap,
     top: Annotated[
-        int | None, typer.Option(help="Maximum number of masks that are left per photo.")
+        int | None,
+        typer.Option(
+            help="Maximum number of masks that are left per photo.", rich_help_panel=CHOICE
+        ),
     ] = Selection.top,
     scales: Annotated[
         str,
