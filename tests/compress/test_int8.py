@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sharpmask
-from reference.thin_models import thin
+from reference.thin_models import thin, thinnest
 from sharpmask.cli.main import app
 from sharpmask.compress.int8 import quantise
 from sharpmask.engines.export import export
@@ -44,7 +44,7 @@ def test_int8_model_is_smaller_and_much_alike(tmp_path):
     save(thin("resnet18"), weights)
     photos.mkdir()
     for number in range(3):
-        write_image(photos / f"{number}.png", np.roll(read_image(COFFEE)[::3, ::3], 50 * number, 1))
+        write_image(photos / f"{number}.png", np.roll(read_image(COFFEE)[::4, ::4], 50 * number, 1))
     arguments = ["export", "--weights", str(weights), "--format", "openvino"]
     folders = tmp_path / "whole", tmp_path / "int8"
     assert CliRunner().invoke(app, [*arguments, "--output", str(folders[0])]).exit_code == 0
@@ -109,12 +109,12 @@ print(type(wrapper.telemetry).__name__)
 
 @pytest.mark.slow  # ONNX takes seconds to export
 def test_int8_of_an_onnx_model_is_refused(tmp_path):
-    export(thin("vgg11"), tmp_path / "onnx", "onnx")
+    export(thinnest(), tmp_path / "onnx", "onnx")
     with pytest.raises(ValueError, match="is exported for onnx, expected openvino"):
         quantise(tmp_path / "onnx", [COFFEE], tmp_path)
 
 
 def test_int8_without_photos_is_refused(tmp_path):
-    export(thin("vgg11"), tmp_path / "openvino", "openvino")
+    export(thinnest(), tmp_path / "openvino", "openvino")
     with pytest.raises(ValueError, match="photos are needed to calibrate on, got none"):
         quantise(tmp_path / "openvino", [], tmp_path)

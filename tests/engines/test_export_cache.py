@@ -5,12 +5,13 @@ import pwd
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reference.thin_models import thin, thin_file
+from reference.thin_models import thin_file, thinnest
 from sharpmask import files
 from sharpmask.engines import export_cache
 from sharpmask.engines.exported import DESCRIPTION
@@ -42,7 +43,7 @@ def entries(folder):
 def test_export_is_kept_until_weights_code_or_versions_change(own_cache, tmp_path, monkeypatch):
     folder, made = own_cache
     weights = tmp_path / "model.safetensors"
-    save(thin("vgg11"), weights)
+    save(thinnest(), weights)
     first = scores(load_engine(weights, "openvino"))
     again = tmp_path / "another name.safetensors"
     again.write_bytes(weights.read_bytes())
@@ -62,7 +63,7 @@ def test_export_is_kept_until_weights_code_or_versions_change(own_cache, tmp_pat
             lambda *parts: fingerprint(*(b"new" if part == code else part for part in parts)),
         )
         keys.add(export_cache._key(weights, "openvino"))
-    save(thin("vgg11", head="b"), weights)
+    save(thinnest("b"), weights)
     keys.add(export_cache._key(weights, "openvino"))
     assert len(keys) == 5
 
@@ -77,7 +78,11 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [cut, flip, Path.unlink], ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize(
+    "harm",
+    [flip, *(pytest.param(harm, marks=pytest.mark.slow) for harm in (cut, Path.unlink))],
+    ids=lambda harm: harm.__name__,
+)
 def test_damaged_export_is_made_anew(own_cache, cache, harm):
     folder, made = own_cache
     expected = scores(load_engine(thin_file(cache), "openvino"))
@@ -90,6 +95,15 @@ def test_damaged_export_is_made_anew(own_cache, cache, harm):
     assert entries(folder) == [entry]
 
 
+def test_two_threads_at_once_export_once(own_cache, cache):
+    folder, made = own_cache
+    with ThreadPoolExecutor(2) as threads:
+        engines = [*threads.map(lambda _: load_engine(thin_file(cache), "openvino"), range(2))]
+    assert [engine.name for engine in engines] == ["openvino"] * 2
+    assert len(made) == len(entries(folder)) == 1
+
+
+@pytest.mark.slow
 def test_two_processes_at_once_export_once(tmp_path, cache):
     program = f"""
 from pathlib import Path
@@ -120,7 +134,7 @@ def test_cache_over_its_size_loses_what_was_not_used_for_longest(own_cache, tmp_
         (folder / name / "encoder.bin").write_bytes(bytes(100))
         used = time.time() - 3600 * hours
         os.utime(folder / name, (used, used))
-    save(thin("vgg11"), tmp_path / "model.safetensors")
+    save(thinnest(), tmp_path / "model.safetensors")
     load_engine(tmp_path / "model.safetensors", "openvino")
     (entry,) = entries(folder)
     assert entry.name.startswith("openvino-")
@@ -185,7 +199,9 @@ print(cache_folder())
     assert not Path(done.stdout.strip()).exists()
 
 
-@pytest.mark.parametrize("what", ["a file in its place", "no room"])
+@pytest.mark.parametrize(
+    "what", ["no room", pytest.param("a file in its place", marks=pytest.mark.slow)]
+)
 def test_engine_comes_where_nothing_can_be_kept(tmp_path, monkeypatch, cache, what):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if what == "no room":

@@ -154,15 +154,15 @@ def test_exported_folder_with_damaged_networks_is_refused(tmp_path, kind):
 
 def test_exported_model_without_torch_proposes(cache, tmp_path):
     folder = tmp_path / "exported"
-    export(sharpmask.load(NAMES[1]), folder, "openvino")
+    export(sharpmask.load(thin_file(cache)), folder, "openvino")
     program = f"""
 import sys
 sys.modules["torch"] = None  # importing it fails
 import sharpmask
-proposer = sharpmask.Proposer(sharpmask.load_engine({str(folder)!r}), num_proposals=7)
+proposer = sharpmask.Proposer(sharpmask.load_engine({str(folder)!r}), num_proposals=7, scales=[-2])
 print(len(proposer({str(COFFEE)!r}).to_coco(1)))
 from sharpmask.cli.main import app
-app(["propose", {str(COFFEE)!r}, "--weights", {str(folder)!r}, "--output", {str(cache)!r}])
+app(["propose", {str(COFFEE)!r}, "--weights", {str(folder)!r}, "--output", {str(cache)!r}, "--scales=-2,-1"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

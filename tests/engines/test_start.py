@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sharpmask
-from reference.thin_models import thin, thin_file
+from reference.thin_models import thin, thin_file, thinnest
 from sharpmask.engines import exported
 from sharpmask.engines.export import export
 from sharpmask.engines.exported import ExportedEngine
@@ -61,7 +61,7 @@ def test_first_calls_of_two_threads_in_a_new_process_end(cache, kind, each_its_o
 
 def test_engines_started_by_threads_at_once_start_one_after_the_other(tmp_path, monkeypatch):
     """What the runtime does first happens in one thread at a time, and before the engine comes."""
-    export(thin("vgg11"), tmp_path, "openvino")
+    export(thinnest(), tmp_path, "openvino")
     inside, most, calls = [], [], []
     lock = threading.Lock()
 
@@ -118,7 +118,7 @@ def test_forked_process_answers_with_an_openvino_engine_used_before(cache):
 
 
 def test_engine_that_cannot_answer_is_refused_at_once(tmp_path, monkeypatch):
-    export(thin("vgg11"), tmp_path, "openvino")
+    export(thinnest(), tmp_path, "openvino")
 
     def start(path, streams, *, bfloat16):
         def run(*inputs):

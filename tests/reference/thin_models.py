@@ -5,16 +5,23 @@ import torch
 from sharpmask.models.pretrained import build, save
 
 
-def thin(backbone, head="c", **sharpmask_options):
+def thin(backbone, head="c", *, depths=None, **sharpmask_options):
     """A model with random weights and narrow layers; a SharpMask if it is given options."""
     torch.manual_seed(0)
     deepmask = {"model": "deepmask", "backbone": backbone, "head": head, "vector": 16}
     deepmask |= {"bottleneck_channels": 8, "score_channels": 16}
     if backbone.startswith("resnet"):
         deepmask["width"] = 8
+    if depths:
+        deepmask["depths"] = depths
     if not sharpmask_options:
         return build(deepmask)
     return build({"model": "sharpmask", "deepmask": deepmask, **sharpmask_options})
+
+
+def thinnest(head="c", **sharpmask_options):
+    """A thin model of as few layers as there can be."""
+    return thin("resnet18", head, depths=[1, 1, 1], **sharpmask_options)
 
 
 def thin_pyramid(seed=0):
@@ -31,7 +38,9 @@ def pyramid_file(folder):
     """The file of a thin pyramid."""
     path = folder / "pyramid.safetensors"
     if not path.exists():
-        save(thin_pyramid(), path)
+        model = thin_pyramid()
+        torch.nn.init.zeros_(model.predict.bias)  # so that its masks are not empty
+        save(model, path)
     return path
 
 
@@ -39,5 +48,5 @@ def thin_file(folder):
     """A SharpMask of few layers, which torch exports to ONNX in seconds, with random weights."""
     path = folder / "thin.safetensors"
     if not path.exists():
-        save(thin("vgg11", mask_channels=16, skip_channels=8), path)
+        save(thinnest(mask_channels=16, skip_channels=8), path)
     return path
