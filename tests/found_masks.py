@@ -1,5 +1,6 @@
 """Photos on disk with masks found in them, for the tests of selection and writers."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sharpmask.selection import Segments
-from sharpmask.writers.writer import Destination, Photo
+from sharpmask.writers.writer import Destination, Segmented
 
 any_mask = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)).filter(np.any)
 
@@ -83,9 +84,15 @@ def write_photos(folder: Path, names, *, masks=shapes):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
         with path.open("wb") as file:
             Image.fromarray(pixels).save(file, "PNG")
-        photos.append(Photo(number, path, segments_of(found, size), pixels))
+        photos.append(Segmented(number, path, segments_of(found, size), pixels))
         truth[path] = found
     return photos, truth
+
+
+def without_pixels(photo):
+    """A photo as it comes back from the journal."""
+    records = json.loads(json.dumps(photo.segments.to_coco(photo.id)))
+    return Segmented(photo.id, photo.path, Segments.from_coco(records, photo.segments.image_size))
 
 
 def write(writer_of, photos, output):
@@ -95,5 +102,5 @@ def write(writer_of, photos, output):
     for photo in photos:
         writer.add(photo)
     # At the end photos come from the journal, one by one, without pixels.
-    writer.finish(Photo.from_json(photo.to_json()) for photo in photos)
+    writer.finish(map(without_pixels, photos))
     return destination

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import sharpmask.proposals
-from sharpmask.polygons import outlines
+from sharpmask.polygons import polygons
 from sharpmask.proposals import Proposals
 
 IMAGE_SIZE = (48, 70)
@@ -221,14 +221,24 @@ def test_a_notebook_shows_the_plot():
 # --- polygons and cleaned masks ---
 
 
-def test_polygons_are_the_outlines_of_the_masks():
+def test_polygons_are_those_of_the_masks():
     proposals = make()
     for tolerance in (0.0, 1.0):
-        for rings, mask in zip(proposals.polygons(tolerance), proposals.masks(), strict=True):
-            expected = outlines(mask, tolerance)
-            for ring, other in zip(rings, expected, strict=True):
+        for rings, rle in zip(proposals.polygons(tolerance), proposals.rles(), strict=True):
+            for ring, other in zip(rings, polygons(rle, tolerance), strict=True):
                 assert ring.tolist() == other.tolist()
     assert [[len(r) for r in rings] for rings in proposals[:0].polygons()] == []
+
+
+def test_a_cutout_is_the_photo_inside_the_mask():
+    masks = np.zeros((2, 40, 40), bool)
+    masks[0, 5:25, 5:20], masks[1, 8:12, 9:14] = True, True
+    proposals = at_pixels(masks)
+    cutout = proposals.cutout(1)
+    assert cutout.shape == (4, 5, 4)
+    np.testing.assert_array_equal(cutout[..., :3], proposals.image[8:12, 9:14])
+    assert (cutout[..., 3] == 255).all()
+    assert proposals.parents().tolist() == [-1, 0]
 
 
 def test_cleaned_masks_are_one_piece_without_holes():

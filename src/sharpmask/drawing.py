@@ -1,12 +1,15 @@
-"""Masks drawn on the photo they were found in."""
+"""Masks drawn on the photo that they were found in, and objects cut out of it."""
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
+
+from sharpmask.masks import Rle, decode, rle_boxes
 
 COLOURS = (
     *("#ff3b5c", "#2fc04f", "#ffd91a", "#3f6fff", "#ff8c1a", "#36d6f2", "#f03ae6", "#b8ef3a"),
@@ -77,6 +80,31 @@ def draw_masks(
         raise ValueError(f"expected one label per mask, got {len(labels)} for {len(tags)} masks")
     paint += still_shows * image
     return _draw_labels(np.rint(paint).astype(np.uint8), tags, labels)
+
+
+def cut_out(
+    image: UInt8[np.ndarray, "h w 3"], rle: Rle, feather: float = 0.0
+) -> UInt8[np.ndarray, "a b 4"]:
+    """One object with its transparency, cropped to its box; colours outside the mask are black.
+
+    Args:
+        image: The photo.
+        rle: The mask.
+        feather: Pixels over which the edge fades, to both sides; the box grows by as many.
+    """
+    height, width = image.shape[:2]
+    margin = math.ceil(feather)
+    x0, y0, x1, y1 = rle_boxes([rle])[0].astype(int)
+    crop = np.s_[
+        max(0, y0 - margin) : min(height, y1 + margin),
+        max(0, x0 - margin) : min(width, x1 + margin),
+    ]
+    alpha = np.where(decode(rle)[crop], np.uint8(255), np.uint8(0))
+    if feather:
+        # Beyond the photo's border the object goes on: its edge there does not fade.
+        alpha = np.asarray(Image.fromarray(alpha).filter(ImageFilter.GaussianBlur(feather / 2)))
+    visible: Bool[np.ndarray, "a b 1"] = alpha[..., None] > 0
+    return np.dstack([np.where(visible, image[crop], np.uint8(0)), alpha])
 
 
 def _paint_below(

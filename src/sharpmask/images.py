@@ -85,6 +85,8 @@ _SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff"),
     *(".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 )
+_PNG_LEVEL = 2
+"""Of zlib: files are 7 % larger than at its usual 6, and made in a third of the time."""
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 _ORIENTATIONS = {
@@ -131,6 +133,29 @@ def read_image(
     )
 
 
+def read_stream(
+    file: IO[bytes], name: str, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Read a picture from an open file that can be searched, as ``read_image`` does.
+
+    Args:
+        file: The file.
+        name: What errors call it.
+        max_pixels: As of ``read_image``.
+
+    Raises:
+        ImageError: As of ``read_image``.
+    """
+    head = file.read(16)
+    if not head:
+        raise ImageError(f"{name}: is empty (0 bytes); fetch it again")
+    for signature, strip, reader in _READERS:
+        if re.match(signature, head, re.DOTALL):
+            file.seek(0)
+            return _read_as(strip, reader, file, name, max_pixels)
+    raise ImageError(f"{name}: is not a {_READABLE} picture; convert it to one of these")
+
+
 def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write RGB pixels as PNG, JPEG or WebP, by the suffix of `path`.
 
@@ -145,17 +170,19 @@ def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
     _check_array(image, str(path))
     try:
         with replacing_file(path) as file:
-            Image.fromarray(image).save(file, _WRITERS[path.suffix.lower()], quality=92)
+            kind = _WRITERS[path.suffix.lower()]
+            Image.fromarray(image).save(file, kind, quality=92, compress_level=_PNG_LEVEL)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"{path}: cannot be written ({_reason(error)}); choose another place"
         ) from error
 
 
-def png_bytes(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """RGB pixels as the bytes of a PNG file."""
+def png_bytes(picture: np.ndarray | Image.Image) -> bytes:
+    """Pixels of any kind, RGB, RGBA, grey or bool, as the bytes of a PNG file."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(file, "PNG", compress_level=_PNG_LEVEL)
     return file.getvalue()
 
 
@@ -225,18 +252,11 @@ def _read_file(path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
         if not path.is_file():  # a pipe would block, a device may never end
             raise ImageError(f"{path}: is not a regular file; save the picture to one")
         with path.open("rb") as file:
-            head = file.read(16)
-            if not head:
-                raise ImageError(f"{path}: is empty (0 bytes); fetch it again")
-            for signature, strip, reader in _READERS:
-                if re.match(signature, head, re.DOTALL):
-                    file.seek(0)
-                    return _read_as(strip, reader, file, str(path), max_pixels)
+            return read_stream(file, str(path), max_pixels=max_pixels)
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be opened ({_reason(error)}); check its permissions"
         ) from error
-    raise ImageError(f"{path}: is not a {_READABLE} picture; convert it to one of these")
 
 
 def _read_as(

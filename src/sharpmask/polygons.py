@@ -1,194 +1,215 @@
-"""Outlines of masks as polygons, and masks cleaned by them.
+"""Masks as polygons: the outline of each piece, simplified, as a valid ring.
 
-The frame is the image's: a pixel is the square between two whole numbers, x before y.
+Pixels of one piece meet at their sides; those that meet at a corner only are of two pieces. Holes
+are filled, and with them what lies inside: COCO, YOLO and Label Studio know no polygon with a hole.
 """
 
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Ring = Float[np.ndarray, "n 2"]
+from sharpmask.masks import Rle, decode, rle_boxes
+
+TOLERANCE = 1.0
+"""Pixels that an outline may move when it is simplified, unless it is told otherwise."""
+RELATIVE_TOLERANCE = 0.05
+"""It never moves more than this share of a piece's size (the root of its area)."""
+_ROWS = 256  # of the table of pairs of sides, at once
+
+Ring = Int[np.ndarray, "k 2"]
 
 
-def outlines(mask: Bool[np.ndarray, "h w"], tolerance: float = 0.0) -> list[Ring]:
-    """The outline of each piece of a mask, the largest piece first; holes are left out.
+def polygons(rle: Rle, tolerance: float = TOLERANCE) -> list[Float[np.ndarray, "k 2"]]:
+    """The pieces of a mask as polygons, the largest first.
 
-    A piece is what is joined by the sides of pixels; a hole is what they do not join to the
-    outside. With ``tolerance`` 0 an outline runs along the sides of the pixels exactly. No outline
-    crosses or touches itself.
+    A ring's points are x, y in pixels, clockwise on the screen, the first not repeated at the end;
+    (0, 0) is the upper left corner of the photo's first pixel. No ring crosses or touches itself.
+    Every point of the mask's outline is within ``tolerance`` of its ring, or within a twentieth of
+    the piece's size if that is less. Pieces of less than (2 tolerance)^2 pixels are left out, but
+    for the largest.
 
     Args:
-        mask: The mask.
-        tolerance: How far, in pixels, an outline may be from the exact one
-            (Douglas and Peucker 1973); less where it would cross itself.
+        rle: The mask.
+        tolerance: Pixels; 0 keeps every corner.
 
     Raises:
         ValueError: The tolerance is negative or not finite.
     """
     if not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance: expected 0 or more pixels, got {tolerance}")
-    rings = [ring for ring in _rings(mask) if _area(ring) > 0]
-    rings.sort(key=_area, reverse=True)
-    return [_simplified(ring.astype(float), tolerance) for ring in rings]
+    left, top, right, bottom = rle_boxes([rle])[0].astype(int)
+    mask = decode(rle)[top:bottom, left:right].astype(bool)
+    rings = outlines(mask)
+    if not rings:
+        return []
+    areas = [_area(ring) for ring in rings]
+    order = sorted(range(len(rings)), key=lambda index: -areas[index])
+    kept = [index for index in order if index == order[0] or areas[index] >= (2 * tolerance) ** 2]
+    return [
+        _simplified(rings[index], min(tolerance, RELATIVE_TOLERANCE * areas[index] ** 0.5))
+        + np.array([left, top], float)
+        for index in kept
+    ]
+
+
+def outlines(mask: Bool[np.ndarray, "h w"]) -> list[Ring]:
+    """The exact outline of each piece, holes filled: corners x, y, clockwise on the screen."""
+    width = mask.shape[1] + 1
+    rings = []
+    for loop in _loops(mask):
+        for simple in _simple_loops(loop):
+            y, x = np.divmod(np.array(simple), width)
+            ring = np.stack([x, y], axis=1)
+            if _area(ring) > 0:  # holes run the other way round
+                rings.append(ring)
+    depth = _depth(rings, mask.shape)
+    corners = [ring[np.lexsort((ring[:, 0], ring[:, 1]))[0]] for ring in rings]
+    return [ring for ring, (x, y) in zip(rings, corners, strict=True) if depth[y, x] == 1]
 
 
 def largest_piece(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The largest piece of a mask, with its holes filled; an empty mask stays empty."""
-    rings = outlines(mask)
-    filled = np.zeros(mask.shape, bool)
-    if not rings:
-        return filled
-    ring = rings[0].astype(int)
-    turns = np.zeros((mask.shape[0], mask.shape[1] + 1), bool)
-    for (x, y), (other_x, other_y) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-        if x == other_x:
-            turns[min(y, other_y) : max(y, other_y), x] ^= True
-    np.logical_xor.accumulate(turns[:, :-1], axis=1, out=filled)
-    return filled
+    largest = sorted(outlines(mask), key=_area)[-1:]
+    return np.asarray(_depth(largest, mask.shape), bool)
 
 
-def _rings(mask: Bool[np.ndarray, "h w"]) -> list[Int[np.ndarray, "n 2"]]:
-    """Corners of all closed lines between inside and outside, clockwise round what is inside."""
-    inside = np.pad(mask, 1).astype(np.int8)
-    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    # Along each line of the grid: +1 where the inside begins, -1 where it ends.
-    for axis in (0, 1):
-        steps = np.diff(inside, axis=axis)
-        steps = steps[:, 1:-1] if axis == 0 else steps[1:-1].T
-        padded = np.pad(steps, ((0, 0), (1, 1)))
-        line, place = np.nonzero(np.diff(padded, axis=1))
-        # Where one run of sides ends another of the opposite sign may begin: each is a pair.
-        value = padded[line, place]  # before the change
-        following = padded[line, place + 1]
-        starts = following != 0
-        stops = value != 0
-        for number, first, last, sign in zip(
-            line[starts].tolist(),
-            place[starts].tolist(),
-            place[stops].tolist(),
-            following[starts].tolist(),
-            strict=True,
-        ):
-            # Clockwise: along the top to the right, along the bottom to the left; up on the left.
-            forward = (sign > 0) == (axis == 0)
-            a, b = (first, last) if forward else (last, first)
-            start, end = ((a, number), (b, number)) if axis == 0 else ((number, a), (number, b))
-            ends.setdefault(start, []).append(end)
-    rings = []
-    while ends:
-        start = next(iter(ends))
-        corners, here, before = [start], start, start
-        while True:
-            following_corners = ends[here]
-            there = following_corners[0]
-            if len(following_corners) == 2 and here != start:
-                # Where pieces meet at a corner, turn right, which keeps them apart.
-                there = max(following_corners, key=partial(_right, before, here))
-            following_corners.remove(there)
-            if not following_corners:
-                del ends[here]
-            here, before = there, here
-            if here == start:
-                break
-            corners.append(here)
-        rings += _apart(corners)
-    return [_cornered(np.array(ring)) for ring in rings]
+def _depth(rings: list[Ring], image_size: tuple[int, ...]) -> Int[np.ndarray, "h w"]:
+    """In how many rings each pixel lies: a ring's left sides run upwards and count it in."""
+    height, width = image_size
+    depth = np.zeros((height + 1, width + 1), np.int64)
+    for ring in rings:
+        ends = np.roll(ring, -1, axis=0)
+        upright = ring[:, 0] == ends[:, 0]
+        np.add.at(depth, (ends[upright, 1], ends[upright, 0]), 1)
+        np.add.at(depth, (ring[upright, 1], ring[upright, 0]), -1)
+    return depth.cumsum(0).cumsum(1)[:-1, :-1]
 
 
-def _right(before: tuple[int, int], here: tuple[int, int], corner: tuple[int, int]) -> int:
-    """Positive for a turn to the right (y points down)."""
-    return (here[0] - before[0]) * (corner[1] - here[1]) - (here[1] - before[1]) * (
-        corner[0] - here[0]
-    )
+def _loops(mask: Bool[np.ndarray, "h w"]) -> Iterator[list[int]]:
+    """Closed paths along the sides of pixels, the mask on their right hand.
+
+    Gives:
+        The corners of one path, each as ``y * (w + 1) + x``.
+    """
+    padded = np.pad(mask.astype(np.int8), 1)
+    width = mask.shape[1] + 1
+    y, x0, x1, right = _straights(padded[1:] - padded[:-1])
+    h_from, h_to = y * width + np.where(right > 0, x0, x1), y * width + np.where(right > 0, x1, x0)
+    x, y0, y1, down = _straights((padded[:, :-1] - padded[:, 1:]).T)
+    v_from, v_to = np.where(down > 0, y0, y1) * width + x, np.where(down > 0, y1, y0) * width + x
+    # Where four sides meet, a path turns right: from right to down, from down to left.
+    follow_h, follow_v = np.empty_like(h_from), np.empty_like(v_from)
+    follow_h[np.lexsort((right, h_to))] = np.lexsort((down, v_from))
+    follow_v[np.lexsort((-down, v_to))] = np.lexsort((right, h_from))
+    follow = follow_v[follow_h].tolist()
+    starts, ends = h_from.tolist(), h_to.tolist()
+    seen = [False] * len(follow)
+    for first in range(len(follow)):
+        loop = []
+        at = first
+        while not seen[at]:
+            seen[at] = True
+            loop += [starts[at], ends[at]]
+            at = follow[at]
+        if loop:
+            yield loop
 
 
-def _apart(corners: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Cut a closed line where it touches itself."""
-    rings: list[list[tuple[int, int]]] = []
-    path: list[tuple[int, int]] = []
-    at: dict[tuple[int, int], int] = {}
-    for corner in corners:
-        if corner in at:
-            start = at[corner]
-            rings.append(path[start:])
-            for gone in path[start + 1 :]:
-                del at[gone]
-            path = path[: start + 1]
-        else:
-            at[corner] = len(path)
-            path.append(corner)
-    return [*rings, path]
+def _straights(sides: Int[np.ndarray, "n m"]) -> tuple[np.ndarray, ...]:
+    """Runs of sides of one sign in each row: row, start, end, sign."""
+    changes = sides[:, 1:] != sides[:, :-1]
+    row, start = np.nonzero(changes & (sides[:, 1:] != 0))
+    _, end = np.nonzero(changes & (sides[:, :-1] != 0))
+    return row, start, end, sides[row, start + 1]
 
 
-def _cornered(ring: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "m 2"]:
-    """Without corners at which a line goes straight on."""
-    before, after = np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0)
-    straight = ((before == ring) & (ring == after)).any(axis=1)
-    cornered: Int[np.ndarray, "m 2"] = ring[~straight]
-    return cornered
+def _simple_loops(loop: list[int]) -> Iterator[list[int]]:
+    """A loop taken apart where it comes back to a corner."""
+    if len(set(loop)) == len(loop):
+        yield loop
+        return
+    path: list[int] = []
+    position: dict[int, int] = {}
+    for corner in loop:
+        if corner in position:
+            start = position[corner]
+            yield path[start:]
+            for passed in path[start:]:
+                del position[passed]
+            del path[start:]
+        position[corner] = len(path)
+        path.append(corner)
+    yield path
 
 
-def _area(ring: Ring | Int[np.ndarray, "n 2"]) -> float:
-    """Area inside a line; negative where it runs round a hole."""
-    x, y = ring.T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+def _area(ring: Ring) -> float:
+    """Pixels inside; negative if the ring runs anticlockwise on the screen."""
+    (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
+    return float((x * next_y - next_x * y).sum()) / 2
 
 
 def _simplified(ring: Ring, tolerance: float) -> Ring:
-    while tolerance >= 0.25:
-        simple: Ring = ring[_kept(ring, tolerance)]
-        if len(simple) >= 3 and _area(simple) > 0 and not _crosses(simple):
-            return simple
-        tolerance /= 2
+    """Fewer corners of a ring, all others within ``tolerance``; less of that if it crosses itself.
+
+    Douglas and Peucker 1973, from the first corner and the one farthest from it.
+    """
+    while tolerance > 0:
+        kept: Ring = ring[_corners(ring, tolerance)]
+        if len(kept) > 2 and _is_simple(kept):
+            return kept
+        # All distances between corners of pixels are far from this.
+        tolerance = tolerance / 2 if tolerance > 1e-3 else 0
     return ring
 
 
-def _kept(ring: Ring, tolerance: float) -> Int[np.ndarray, " m"]:
-    """Corners that stay: between two of them none is farther than the tolerance from the line."""
+def _corners(ring: Ring, tolerance: float) -> Int[np.ndarray, " m"]:
+    """Indices of the corners to keep; all spans between kept ones are split at once."""
+    closed = np.vstack([ring, ring[:1]])
+    kept = np.zeros(len(closed), bool)
+    kept[[0, int(np.argmax(((ring - ring[0]) ** 2).sum(1))), -1]] = True
+    while True:
+        ends = np.flatnonzero(kept)
+        span = np.cumsum(kept)[:-1] - 1
+        start = closed[ends[:-1]][span]
+        along = closed[ends[1:]][span] - start
+        points = ring - start
+        share = ((points * along).sum(1) / (along**2).sum(1)).clip(0, 1)
+        distances = ((points - share[:, None] * along) ** 2).sum(1)
+        worst = np.maximum.reduceat(distances, ends[:-1])
+        far = np.flatnonzero((distances == worst[span]) & (distances > tolerance**2))
+        if not len(far):
+            return ends[:-1]
+        kept[far[np.unique(span[far], return_index=True)[1]]] = True
+
+
+def _is_simple(ring: Ring) -> bool:
+    """Whether no two sides of a ring meet, but neighbours in their common corner."""
+    starts, ends = ring, np.roll(ring, -1, axis=0)
+    along, before = ends - starts, starts - np.roll(ring, 1, axis=0)
+    back = _cross(before, along) == 0
+    if np.any(back & ((before * along).sum(1) < 0)):
+        return False
+    low, high = np.minimum(starts, ends).T, np.maximum(starts, ends).T
     count = len(ring)
-    far = int(np.argmax(((ring - ring[0]) ** 2).sum(1)))
-    closed = np.concatenate([ring, ring[:1]])
-    kept = {0, far}
-    spans = [(0, far), (far, count)]
-    while spans:
-        first, last = spans.pop()
-        if last - first < 2:
-            continue
-        start, line = closed[first], closed[last] - closed[first]
-        between = closed[first + 1 : last] - start
-        length = float(line @ line)
-        along = np.clip(between @ line / length, 0, 1) if length else np.zeros(len(between))
-        distance = ((between - along[:, None] * line) ** 2).sum(1)
-        worst = int(np.argmax(distance))
-        if distance[worst] > tolerance**2:
-            middle = first + 1 + worst
-            kept.add(middle)
-            spans += [(first, middle), (middle, last)]
-    return np.array(sorted(kept))
+    for top in range(0, count, _ROWS):
+        rows = np.arange(top, min(top + _ROWS, count))
+        near = np.arange(count) > rows[:, None] + 1  # each pair once, without neighbours
+        for axis in (0, 1):
+            near &= low[axis, rows, None] <= high[axis]
+            near &= low[axis] <= high[axis, rows, None]
+        first, second = np.nonzero(near)
+        first += top
+        apart = (first == 0) & (second == count - 1)  # neighbours too
+        for one, other in ((first, second), (second, first)):
+            # Both ends of the other side lie on one hand of this one's line.
+            hands = [_cross(along[one], end[other] - starts[one]) for end in (starts, ends)]
+            apart |= np.sign(hands[0]) * np.sign(hands[1]) > 0
+        if not apart.all():
+            return False
+    return True
 
 
-def _crosses(ring: Ring) -> bool:
-    """Whether two sides that are not neighbours meet."""
-    start, end = ring, np.roll(ring, -1, axis=0)
-
-    def side(a: Ring, b: Ring, c: Ring) -> Float[np.ndarray, "n n"]:
-        """On which side of the line from a to b c lies."""
-        across = b - a
-        offset = c[None] - a[:, None]
-        signs: Float[np.ndarray, "n n"] = np.sign(
-            across[:, :1] * offset[..., 1] - across[:, 1:] * offset[..., 0]
-        )
-        return signs
-
-    first, second = side(start, end, start), side(start, end, end)
-    apart = first * second > 0
-    # On one line they meet if their boxes do.
-    low, high = np.minimum(start, end), np.maximum(start, end)
-    boxes = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(2)
-    meet = ~apart & ~apart.T & boxes
-    count = len(ring)
-    index = np.arange(count)
-    meet[index, index] = False
-    meet[index, (index + 1) % count] = meet[(index + 1) % count, index] = False
-    return bool(meet.any())
+def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    product: np.ndarray = first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
+    return product

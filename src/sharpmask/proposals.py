@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sharpmask import masks
 from sharpmask.defaults import OVERLAY_MASKS
-from sharpmask.drawing import draw_masks
+from sharpmask.drawing import cut_out, draw_masks
 from sharpmask.images import png_bytes, reduce_image
 from sharpmask.masks import Rle
-from sharpmask.polygons import Ring, largest_piece, outlines
+from sharpmask.polygons import TOLERANCE, Ring, largest_piece, polygons
+from sharpmask.selection import CONTAINED, Segments, parents, tell_repeats
 
 if TYPE_CHECKING:
     import supervision
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 MAX_DRAWN = 4096
 SUPPRESSION_CHUNK = 64
 """Masks pasted and compared at once."""
-POLYGON_TOLERANCE = 1.0
-"""How far, in pixels, a polygon may be from the outline of its mask."""
 
 Chosen = slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"] | Sequence[int]
 
@@ -155,23 +154,31 @@ class Proposals:
         """The masks as compressed COCO RLE."""
         return [rle.copy() for rle in self._rles]
 
-    def polygons(self, tolerance: float = POLYGON_TOLERANCE) -> list[list[Ring]]:
+    def polygons(self, tolerance: float = TOLERANCE) -> list[list[Ring]]:
         """Outlines of each mask: x, y in pixels, one ring for each piece, the largest piece first.
 
-        Holes are left out, as COCO's polygons have none. No ring crosses or touches itself. An
-        empty mask has no ring.
+        Holes are filled, as COCO's polygons have none; specks are left out. No ring crosses or
+        touches itself. An empty mask has no ring.
 
         Args:
-            tolerance: How far, in pixels, a ring may be from the mask's outline; with 0 it runs
-                along the sides of the pixels.
+            tolerance: How far, in pixels, a ring may be from the mask's outline, which is less for
+                small pieces; with 0 it runs along the sides of the pixels.
 
         Raises:
             ValueError: The tolerance is negative or not finite.
         """
-        return [
-            [ring + np.array([left, top]) for ring in outlines(mask, tolerance)]
-            for mask, top, left in self._tight()
-        ]
+        return [polygons(rle, tolerance) for rle in self._rles]
+
+    def cutout(self, index: int) -> UInt8[np.ndarray, "a b 4"]:
+        """One object alone, RGBA, cropped to its box, transparent outside its mask."""
+        return cut_out(self.image, self[index].rle)
+
+    def parents(self, share: float = CONTAINED) -> Int[np.ndarray, " n"]:
+        """Index of the smallest mask that each mask lies in; -1 where there is none.
+
+        A mask lies in a larger one if more than ``share`` of its pixels do.
+        """
+        return parents(self._rles, share)
 
     def cleaned(self) -> "Proposals":
         """The same, each mask reduced to its largest piece, with holes filled."""
@@ -183,18 +190,7 @@ class Proposals:
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Records of COCO's results format; everything is of category 1, "object"."""
-        return [
-            {
-                "image_id": image_id,
-                "category_id": 1,
-                "segmentation": rle,
-                "bbox": [float(v) for v in (x0, y0, x1 - x0, y1 - y0)],
-                "score": float(score),
-            }
-            for rle, (x0, y0, x1, y1), score in zip(
-                self.rles(), self.boxes, self.scores, strict=True
-            )
-        ]
+        return Segments(self.image_size, self.scores, self._rles).to_coco(image_id)
 
     def to_supervision(self) -> "supervision.Detections":
         """Boxes, full-size masks and scores for the library ``supervision``; all of class 0.
@@ -221,26 +217,22 @@ class Proposals:
         Returns:
             The proposals, and how many of them are distinct.
         """
-        distinct: list[int] = []
-        repeats: list[int] = []
-        rles: dict[int, Rle] = {}
-        for start in range(0, len(self), SUPPRESSION_CHUNK):
-            part = self[start : start + SUPPRESSION_CHUNK]
-            alike = masks.rle_iou(part._rles, part._rles, threshold) > threshold
-            overlaps = masks.rle_iou(part._rles, [rles[index] for index in distinct], threshold)
-            repeated = np.any(overlaps > threshold, axis=1)
-            for index in np.flatnonzero(part.areas).tolist():
-                rles[start + index] = part._rles[index]
-                if repeated[index]:
-                    repeats.append(start + index)
-                else:
-                    distinct.append(start + index)
-                    repeated |= alike[index]
-            if len(distinct) >= count:
-                break
+        rles: list[Rle] = []
+
+        def parts() -> Iterator[Sequence[Rle]]:
+            for start in range(0, len(self), SUPPRESSION_CHUNK):
+                part = self[start : start + SUPPRESSION_CHUNK]._rles
+                rles.extend(part)
+                yield part
+
+        distinct, repeats = tell_repeats(parts(), threshold, count)
         chosen = [*distinct, *repeats][:count]
         proposals = replace(self[chosen], encoded=tuple(rles[index] for index in chosen))
         return proposals, min(count, len(distinct))
+
+    def with_rles(self, rles: Sequence[Rle]) -> "Proposals":
+        """The same with other full-size masks; those in the patch frame stay as they are."""
+        return replace(self, encoded=tuple(rles))
 
     def suppressed(self, threshold: float) -> "Proposals":
         """Without those that repeat a better one: greedy non-maximum suppression."""

@@ -1,8 +1,9 @@
 """Which masks of a photo are wanted: by score, size, repeats, parts, overlap."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import hotcoco.mask
 import numpy as np
@@ -16,7 +17,7 @@ CONTAINED = 0.9
 
 
 class Found(Protocol):
-    """What selection and writers read of ``Proposals``."""
+    """Masks of one photo, best first, and their scores: ``Proposals`` and ``Segments``."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -25,12 +26,28 @@ class Found(Protocol):
 
     @property
     def scores(self) -> Float32[np.ndarray, " n"]:
-        """Best first."""
+        """0 to 1."""
+        ...
+
+    @property
+    def areas(self) -> Int[np.ndarray, " n"]:
+        """Pixels in each mask."""
         ...
 
     def rles(self) -> list[Rle]:
         """The masks."""
         ...
+
+    def __getitem__(self, index: slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"], /) -> Self:
+        """Some of them."""
+        ...
+
+    def with_rles(self, rles: Sequence[Rle]) -> Self:
+        """The same with other masks."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +74,9 @@ class Segments:
     def from_coco(
         cls, records: Sequence[Mapping[str, Any]], image_size: tuple[int, int]
     ) -> "Segments":
-        """Read what ``to_coco`` gives."""
+        """The masks of what ``to_coco`` gives; empty ones are left out."""
         scores = np.array([record["score"] for record in records], np.float32)
-        return cls(image_size, scores, [record["segmentation"] for record in records])
+        return cls.of(cls(image_size, scores, [record["segmentation"] for record in records]))
 
     def __len__(self) -> int:
         return len(self.masks_rle)
@@ -86,6 +103,10 @@ class Segments:
     def rles(self) -> list[Rle]:
         """The masks as compressed COCO RLE."""
         return list(self.masks_rle)
+
+    def with_rles(self, rles: Sequence[Rle]) -> "Segments":
+        """The same with other masks."""
+        return Segments(self.image_size, self.scores, rles)
 
     def masks(self) -> Iterator[Bool[np.ndarray, "h w"]]:
         """Full-size masks one by one."""
@@ -122,7 +143,7 @@ class Selection:
     """
 
     min_score: float = 0.0
-    min_area: float | str = 0
+    min_area: float | str = "0%"
     max_area: float | str = "100%"
     distinct: float = 1.0
     parts: bool = True
@@ -138,19 +159,18 @@ class Selection:
         if self.top is not None and self.top < 1:
             raise ValueError(f"top: expected 1 or more, got {self.top}")
 
-    def __call__(self, found: Found) -> Segments:
-        """The masks that are kept; empty ones never are."""
-        kept = Segments.of(found)
-        least = max(1.0, pixels(self.min_area, kept.image_size, "min_area"))
-        most = pixels(self.max_area, kept.image_size, "max_area")
-        kept = kept[kept.scores >= self.min_score]
-        kept = kept[(kept.areas >= least) & (kept.areas <= most)]
+    def __call__(self, found: Kind) -> Kind:
+        """What is kept; masks that are empty never are."""
+        least = max(1.0, pixels(self.min_area, found.image_size, "min_area"))
+        most = pixels(self.max_area, found.image_size, "max_area")
+        areas = found.areas
+        kept = found[(found.scores >= self.min_score) & (areas >= least) & (areas <= most)]
         if self.distinct < 1:
-            kept = kept[distinct(kept.masks_rle, self.distinct)]
+            kept = kept[distinct(kept.rles(), self.distinct)]
         if not self.parts:
-            kept = kept[parents(kept.masks_rle) < 0]
+            kept = kept[parents(kept.rles()) < 0]
         if self.no_overlap:
-            kept = Segments(kept.image_size, kept.scores, without_overlap(kept.masks_rle))
+            kept = kept.with_rles(without_overlap(kept.rles()))
             kept = kept[kept.areas >= least]
         return kept[: self.top]
 
@@ -179,12 +199,38 @@ def distinct(rles: Sequence[Rle], threshold: float) -> Int[np.ndarray, " m"]:
         rles: Masks, best first.
         threshold: A mask repeats another that is kept if their IoU exceeds this.
     """
-    alike = masks.rle_iou(rles, rles, threshold) > threshold
-    repeats = np.zeros(len(rles), bool)
-    for index in range(len(rles)):
-        if not repeats[index]:
-            repeats[index + 1 :] |= alike[index, index + 1 :]
-    return np.flatnonzero(~repeats)
+    return np.array(tell_repeats([rles], threshold)[0], int)
+
+
+def tell_repeats(
+    parts: Iterable[Sequence[Rle]], threshold: float, count: float = math.inf
+) -> tuple[list[int], list[int]]:
+    """Indices of the masks that repeat no better one, and of those that do.
+
+    Masks that are empty are in neither.
+
+    Args:
+        parts: Masks, best first; no further part is asked for than it takes.
+        threshold: A mask repeats another that repeats none if their IoU exceeds this.
+        count: Distinct masks after which to end.
+    """
+    distinct: dict[int, Rle] = {}
+    repeats: list[int] = []
+    start = 0
+    for part in parts:
+        alike = np.asarray(masks.rle_iou(part, part, threshold) > threshold)
+        overlaps = masks.rle_iou(part, [*distinct.values()], threshold)
+        repeated = np.any(overlaps > threshold, axis=1)
+        for index in np.flatnonzero(masks.rle_areas(part)).tolist():
+            if repeated[index]:
+                repeats.append(start + index)
+            else:
+                distinct[start + index] = part[index]
+                repeated |= alike[index]
+        start += len(part)
+        if len(distinct) >= count:
+            break
+    return [*distinct], repeats
 
 
 def parents(rles: Sequence[Rle], share: float = CONTAINED) -> Int[np.ndarray, " n"]:

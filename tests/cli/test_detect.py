@@ -83,7 +83,7 @@ def test_a_detector_is_trained_and_finds_named_objects(
         "--min-score", "0.001", "--overlay-score", "0.001",
     )  # fmt: skip
     assert result.exit_code == 1
-    assert "1 of 5 photos could not be read" in result.output
+    assert "4 of 5 photos, 1 could not be read" in result.output
     records = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert {record["category_id"] for record in records} <= {3, 7, 90}
     assert {"bbox", "segmentation", "score", "image_id", "file_name"} <= records[0].keys()

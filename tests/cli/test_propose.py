@@ -89,7 +89,7 @@ def test_one_photo(tmp_path, propose):
     assert result.exit_code == 0
     assert result.stderr == ""
     path = tmp_path / "out" / "proposals.json"
-    assert result.stdout == f"3 proposals for 1 of 1 photos in {path}\n"
+    assert re.fullmatch(rf"3 proposals for 1 of 1 photos, \d+ s: {path}\n", result.stdout)
     records = results(tmp_path / "out")
     assert [record["image_id"] for record in records] == [139] * 3
     assert {record["file_name"] for record in records} == {str(photo)}
@@ -140,7 +140,7 @@ def test_a_folder_of_photos(tmp_path, propose):
     photos = [write_photo(tmp_path / "photos" / f"{name}.png", ord(name)) for name in "ab"]
     result = propose(tmp_path / "photos")
     assert result.exit_code == 0
-    assert result.stdout.startswith("6 proposals for 2 of 2 photos in ")
+    assert result.stdout.startswith("6 proposals for 2 of 2 photos, ")
     records = results(tmp_path / "out")
     assert [record["image_id"] for record in records] == [1] * 3 + [2] * 3
     assert [record["file_name"] for record in records] == [str(p) for p in photos for _ in "123"]
@@ -172,7 +172,7 @@ def test_names_may_be_anything(tmp_path, propose, monkeypatch):
     (photos / "circle.png").symlink_to(".")
     result = propose(photos)
     assert result.exit_code == 1
-    assert "1 of 6 photos could not be read" in result.stderr
+    assert "for 5 of 6 photos, 1 could not be read" in result.stdout
     assert "loop.png" in result.stderr
     found = {record["file_name"] for record in results(tmp_path / "out")}
     assert found == {str(photos / name) for name in names}
@@ -223,11 +223,10 @@ def test_of_several_photos_the_bad_are_named_and_the_others_done(tmp_path, propo
     photos[1].write_text("no picture")
     result = propose(photos[0], photos[1], tmp_path / "none.png", photos[2])
     assert result.exit_code == 1
-    bad, missing, count = result.stderr.splitlines()
+    bad, missing = result.stderr.splitlines()
     assert str(photos[1]) in bad
     assert "none.png: no such file" in missing
-    assert count == "sharpmask: 2 of 4 photos could not be read"
-    assert result.stdout.startswith("6 proposals for 2 of 4 photos in ")
+    assert result.stdout.startswith("6 proposals for 2 of 4 photos, 2 could not be read, ")
     found = {(record["image_id"], record["file_name"]) for record in results(tmp_path / "out")}
     assert {name for _, name in found} == {str(photos[0]), str(photos[2])}
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
@@ -236,8 +235,10 @@ def test_of_several_photos_the_bad_are_named_and_the_others_done(tmp_path, propo
 def test_of_several_photos_all_may_be_bad(tmp_path, propose):
     result = propose(tmp_path / "a.png", tmp_path / "b.png")
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[2] == "sharpmask: 2 of 2 photos could not be read"
-    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 2
+    assert re.fullmatch(
+        r"0 proposals for 0 of 2 photos, 2 could not be read, \d+ s\n", result.stdout
+    )
     assert not (tmp_path / "out" / "proposals.json").exists()
 
 
@@ -320,11 +321,12 @@ def test_the_real_command(tmp_path, weights):
         timeout=300,
     )
     assert ended.returncode == 1
-    assert ended.stdout == f"2 proposals for 1 of 2 photos in {tmp_path}/out/proposals.json\n"
-    assert ended.stderr.splitlines() == [
-        f"sharpmask: {bad}: is empty (0 bytes); fetch it again",
-        "sharpmask: 1 of 2 photos could not be read",
-    ]
+    assert re.fullmatch(
+        r"2 proposals for 1 of 2 photos, 1 could not be read, \d+ s: "
+        rf"{tmp_path}/out/proposals.json\n",
+        ended.stdout,
+    )
+    assert ended.stderr == f"sharpmask: {bad}: is empty (0 bytes); fetch it again\n"
     assert len(results(tmp_path / "out")) == 2
 
 
@@ -460,8 +462,8 @@ def test_no_output_costs_no_results(shell, tmp_path, line, status, said):
 def test_names_of_any_script_are_printed_on_an_ascii_terminal(shell, tmp_path):
     done = shell("SHARPMASK/写真", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"4 proposals for 2 of 2 photos in {tmp_path}/out/".encode() + (
-        rb"\u5199\u771f/proposals.json" + b"\n"
+    assert done.stdout.endswith(
+        f" s: {tmp_path}/out/".encode() + rb"\u5199\u771f/proposals.json" + b"\n"
     )
     assert len(results(tmp_path / "out" / "写真")) == 4
 

@@ -105,7 +105,7 @@ def test_photos_have_the_numbers_of_their_names_or_positions_as_ids(names, ids):
     photos = number_photos([*map(Path, names)])
     assert [photo.image_id for photo in photos] == ids
     assert [str(photo.path) for photo in photos] == names
-    assert [integer(image_id) for image_id in ids] == ids  # as `evaluate` wants them
+    assert [*map(integer, ids)] == ids  # as `evaluate` wants them
 
 
 def write_annotations(path, *images):
@@ -187,6 +187,8 @@ def test_pictures_of_long_names_have_names_that_can_be_written(tmp_path, letter)
 
 
 class Found:
+    image = PICTURE
+
     def __init__(self, path):
         if path.suffix == ".bad":
             raise ImageError(f"{path.name}: broken; fetch it again")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sharpmask.images import ImageError
@@ -16,6 +17,7 @@ from sharpmask.inference.journal import Journal, Photo
 PROGRAM = """
 import itertools, os, signal, sys
 from pathlib import Path
+import numpy as np
 from sharpmask.inference.batch import number_photos, write_records
 
 folder, streams, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -27,6 +29,7 @@ class Found:
             os.kill(os.getpid(), signal.SIGKILL)
         with (folder / "log").open("a") as log:
             log.write(path.name + "\\n")
+        self.image = np.zeros((4, 6, 3), np.uint8)
 
     def to_coco(self, image_id):
         return [{"image_id": image_id, "score": k / 7} for k in range(image_id)]
@@ -41,6 +44,8 @@ print(write_records(
 
 class Found:
     """Results that are given."""
+
+    image = np.zeros((4, 6, 3), np.uint8)
 
     def __init__(self, *records):
         self.records = records
@@ -65,12 +70,11 @@ def run(folder, streams=1, last=0):
 def expected(folder):
     """What a calm run writes."""
     photos = sorted((folder / "photos").iterdir())
-    records = [
+    return [
         {"image_id": int(path.stem), "score": k / 7, "file_name": str(path)}
         for path in photos
         for k in range(int(path.stem))
     ]
-    return json.dumps(records)
 
 
 @pytest.mark.parametrize("streams", [1, 3])
@@ -88,7 +92,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_a_calm_one(folder, strea
     assert last.returncode == 0
     assert finished > 3
     assert f"{finished - 1} of 12 photos were done before" in last.stderr
-    assert (folder / "out" / "found.json").read_text() == expected(folder)
+    assert json.loads((folder / "out" / "found.json").read_text()) == expected(folder)
     assert sorted(path.name for path in (folder / "out").iterdir()) == [".lock", "found.json"]
     names = (folder / "log").read_text().split()
     assert set(names) == {f"{number:02}.png" for number in range(12)}
@@ -102,7 +106,7 @@ def test_a_line_that_was_cut_off_is_written_again(folder, cut):
     journal = folder / "out" / ".found.json.journal"
     journal.write_bytes(journal.read_bytes()[:-cut])
     assert run(folder).returncode == 0
-    assert (folder / "out" / "found.json").read_text() == expected(folder)
+    assert json.loads((folder / "out" / "found.json").read_text()) == expected(folder)
 
 
 def test_other_settings_or_a_changed_photo_begin_anew(folder):
@@ -181,8 +185,30 @@ def test_memory_does_not_hold_what_was_found(folder):
     """A journal knows where the records are, not the records."""
     with Journal(folder / "journal", {}) as journal:
         for number in range(50):
-            journal.add(Photo(Path(f"{number}.png"), number), [{"text": "x" * 10_000}])
+            photo = Photo(Path(f"{number}.png"), number)
+            journal.add(photo, (3, number), [{"text": "x" * 10_000}])
         assert journal.path.stat().st_size > 500_000
         assert len(repr(journal.__dict__)) < 5_000
-        wanted = [Photo(Path(f"{number}.png"), number) for number in (3, 1)]
-        assert journal.write(folder / "all.json", wanted) == (2, 2)
+        wanted = [Photo(Path(f"{number}.png"), number) for number in (3, 99, 1)]
+        done = journal.done(wanted)
+        assert [photo.image_id for photo, _ in done] == [3, 1]
+        assert [journal.read(span)[0] for _, span in done] == [(3, 3), (3, 1)]
+
+
+def test_a_photo_without_masks_keeps_its_size(folder):
+    photo = Photo(Path("a.png"), 7)
+    with Journal(folder / "journal", {}) as journal:
+        journal.add(photo, (5, 8), [])
+    with Journal(folder / "journal", {}) as journal:
+        ((_, span),) = journal.done([photo])
+        assert journal.read(span) == ((5, 8), [])
+
+
+@pytest.mark.parametrize("line", [b'["7 a.png", []]', b"7"])
+def test_a_journal_of_another_form_is_begun_anew(folder, line):
+    with Journal(folder / "journal", {}) as journal:
+        journal.file.write(line + b"\n")
+    with Journal(folder / "journal", {}) as journal:
+        assert journal.spans == {}
+        journal.add(Photo(Path("a.png"), 7), (5, 8), [])
+    assert (folder / "journal").read_bytes().count(b"\n") == 2

@@ -39,10 +39,10 @@ class Mean:
     """What is found: the mean of the pixels."""
 
     def __init__(self, path):
-        self.mean = float(read_image(path).mean())
+        self.image = read_image(path)
 
     def to_coco(self, image_id):
-        return [{"image_id": image_id, "mean": self.mean}]
+        return [{"image_id": image_id, "mean": float(self.image.mean())}]
 
 
 def test_the_batch_goes_on_past_unreadable_files(folder, note):

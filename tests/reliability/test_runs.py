@@ -19,6 +19,8 @@ from sharpmask.images import write_image
 from sharpmask.inference.batch import number_photos, write_records
 from sharpmask.models.pretrained import build, save
 from sharpmask.training.checkpoint import read_checkpoint
+from sharpmask.writers.formats import writers_for
+from sharpmask.writers.writer import Destination
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import toy_run
@@ -271,12 +273,16 @@ def test_memory_stays_flat_over_many_photos(tmp_path, weights, size, note):
             resident.append(resident_mb())
         return proposer(path)
 
-    write_records(number_photos(paths), find, tmp_path / "found.json", settings={})
+    writers = writers_for(["coco", "yolo", "labelstudio"], Destination(tmp_path / "out", paths))
+    file = tmp_path / "found.json"
+    write_records(number_photos(paths), find, file, settings={}, writers=writers)
+    resident.append(resident_mb())
     # The first tenth fills caches.
     growth = max(resident[2:]) - resident[1]
     note(f"memory growth over {count} photos, MB", f"{growth:.1f}", "< 20")
     assert growth < 20
-    assert len(json.loads((tmp_path / "found.json").read_text())) == 5 * count
+    assert len(json.loads(file.read_text())) == 5 * count
+    assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == count
 
 
 def resident_mb():

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 
 from found_masks import iou, solid, write, write_photos
 from sharpmask.writers.coco_data_set import CocoWriter
-from sharpmask.writers.writer import Destination, Photo
+from sharpmask.writers.writer import Destination, Segmented
 
 NAMES = ["a.png", "q/b.png", "Ünïcode 照片.png"]
 
@@ -25,7 +25,7 @@ def written(tmp_path, as_polygons):
     photos, truth = write_photos(tmp_path / "photos", NAMES[:2])
     photos += write_photos(tmp_path / "photos", NAMES[2:], masks=None)[0]
     photos = [
-        Photo(number, photo.path, photo.segments, photo.image)
+        Segmented(number, photo.path, photo.segments, photo.image)
         for number, photo in enumerate(photos, start=10)
     ]
     write(partial(CocoWriter, polygons=as_polygons), photos, tmp_path / "out")

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from found_masks import rle_of, shapes, write, write_photos
-from sharpmask.writers.cutouts import CutoutWriter, cut_out
+from sharpmask.drawing import cut_out
+from sharpmask.writers.cutouts import CutoutWriter
 
 
 def box_of(mask):

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from found_masks import any_mask, iou, segments_of, solid, write, write_photos
 from sharpmask.writers.labelstudio import LabelStudioWriter, brush_rle
-from sharpmask.writers.writer import Photo
+from sharpmask.writers.writer import Segmented
 
 
 def unpack(stream):
@@ -112,7 +112,7 @@ def test_addresses_are_quoted_paths_below_the_photos_folder(photos, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="names there are Unicode")
 def test_name_that_is_not_utf8_is_addressed_by_its_bytes(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
-    write(LabelStudioWriter, [Photo(1, path, segments_of([], (4, 5)))], tmp_path)
+    write(LabelStudioWriter, [Segmented(1, path, segments_of([], (4, 5)))], tmp_path)
     (task,) = tasks(tmp_path)
     assert task["data"]["image"] == "/data/local-files/?d=caf%E9.png"
     assert task["predictions"][0]["score"] == 0

@@ -10,7 +10,7 @@ from pyarrow import parquet
 import sharpmask.writers.parquet
 from found_masks import mask_of, segments_of, write, write_photos
 from sharpmask.writers.parquet import ParquetWriter, schema
-from sharpmask.writers.writer import Destination, Photo
+from sharpmask.writers.writer import Destination, Segmented
 
 
 def test_pyarrow_reads_a_row_a_photo(tmp_path):
@@ -55,7 +55,7 @@ def test_photos_are_written_in_groups_and_in_order(tmp_path, monkeypatch):
     def photos():
         for number in range(8):
             taken.append(number)
-            yield Photo(number, Path(f"{number}.jpg"), segments_of([np.ones((2, 3), bool)]))
+            yield Segmented(number, Path(f"{number}.jpg"), segments_of([np.ones((2, 3), bool)]))
 
     ParquetWriter(Destination(tmp_path, [])).finish(photos())
     file = parquet.ParquetFile(tmp_path / "proposals.parquet")
@@ -66,7 +66,7 @@ def test_photos_are_written_in_groups_and_in_order(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names there are Unicode")
 def test_name_that_is_not_utf8_keeps_its_odd_bytes_in_words(tmp_path):
-    photo = Photo(1, Path(os.fsdecode(b"caf\xe9.png")), segments_of([], (4, 5)))
+    photo = Segmented(1, Path(os.fsdecode(b"caf\xe9.png")), segments_of([], (4, 5)))
     write(ParquetWriter, [photo], tmp_path)
     table = parquet.read_table(tmp_path / "proposals.parquet")
     assert table["path"].to_pylist() == [r"caf\xe9.png"]

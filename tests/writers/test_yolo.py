@@ -4,7 +4,7 @@ import supervision as sv
 from hypothesis import given
 
 from found_masks import iou, mask_lists, segments_of, solid, write, write_photos
-from sharpmask.writers.writer import Photo
+from sharpmask.writers.writer import Segmented
 from sharpmask.writers.yolo import YoloWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # supervision's own affair
@@ -84,7 +84,7 @@ def test_photo_given_by_a_relative_path_is_linked(tmp_path, monkeypatch):
     photos, _ = write_photos(tmp_path / "photos", ["a.png"])
     monkeypatch.chdir(tmp_path)
     path = photos[0].path.relative_to(tmp_path)
-    write(YoloWriter, [Photo(1, path, photos[0].segments)], tmp_path / "out")
+    write(YoloWriter, [Segmented(1, path, photos[0].segments)], tmp_path / "out")
     assert (tmp_path / "out/yolo/images/a.png").read_bytes() == path.read_bytes()
 
 
@@ -93,7 +93,7 @@ def test_every_mask_is_one_line_of_shares(tmp_path_factory, masks):
     output = tmp_path_factory.mktemp("out")
     photo = output / "a.png"
     photo.touch()
-    write(YoloWriter, [Photo(1, photo, segments_of(masks))], output)
+    write(YoloWriter, [Segmented(1, photo, segments_of(masks))], output)
     lines = (output / "yolo/labels/a.txt").read_text().splitlines()
     assert len(lines) == len(masks)
     for line in lines:

@@ -8,12 +8,14 @@ prints. A reader who leaves early (``| head``) is not an error.
 import errno
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -22,6 +24,11 @@ from rich.progress import track
 
 Item = TypeVar("Item")
 
+EXIT_STATUS = (
+    "Exit status: 0 all was done; 1 done in part, or standard output could not be written; "
+    "2 refused, or the only photo could not be read; 130 stopped by Ctrl-C, 143 by SIGTERM."
+)
+"""Ends help texts."""
 LINE_EVERY_S = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -75,6 +82,16 @@ if not out.is_terminal:
     out.width = 120  # tables in files and pipes keep all their columns
 err = _SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 _failed: list[OSError] = []
+
+
+def print_file(path: Path) -> None:
+    """Copy a file to standard output, piece by piece."""
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        _drop(out, error)
 
 
 def complain(problem: object) -> None:

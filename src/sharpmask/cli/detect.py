@@ -6,22 +6,24 @@ from typing import Annotated
 import typer
 
 from sharpmask import defaults
-from sharpmask.cli.console import clear_errors, complain, progress, refuse_options
-from sharpmask.cli.photos import conclude, photos_of, settings_of
+from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, refuse_options
+from sharpmask.cli.photos import Annotations, AsJson, Images, Quiet, Results, settings_of
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.files import load_classifier
 from sharpmask.detection.proposing import load_proposer, proposer_source
 from sharpmask.engines.load import EngineName
-from sharpmask.images import list_images
 from sharpmask.inference.batch import streams_for, write_records
+
+FILES = ("output", "overlay", "overlay_score")
+"""Options that choose files."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_STATUS)
 def detect(
     context: typer.Context,
-    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    images: Images,
     detector: Annotated[
         str, typer.Option(help="Detector: a run, file or Hugging Face repository.")
     ],
@@ -35,9 +37,7 @@ def detect(
     min_score: Annotated[
         float, typer.Option(help="Leave out detections with a lower score (0 to 1).")
     ] = defaults.MIN_SCORE,
-    annotations: Annotated[
-        Path | None, typer.Option(help="COCO file that gives the photos their image ids by name.")
-    ] = None,
+    annotations: Annotations = None,
     overlay: Annotated[bool, typer.Option(help="Draw the objects on the photo.")] = True,
     overlay_score: Annotated[
         float, typer.Option(help="Draw objects with at least this score (0 to 1).")
@@ -46,33 +46,36 @@ def detect(
     device: Annotated[
         str, typer.Option(help="Of the model that proposes: auto, cpu or cuda.")
     ] = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find and name objects: write detections.json (COCO results, boxes and masks) and pictures.
 
-    A photo that cannot be read is reported and left out; the exit status is then 1. A run that was
-    stopped goes on where it was when it is started again.
+    A photo that cannot be read is reported and left out. A run that was stopped goes on where it
+    was when it is started again.
     """
-    with clear_errors():
+    with (
+        clear_errors(),
+        Results.of(context, output / "detections.json", FILES, as_json, quiet) as results,
+    ):
         if not overlay:
             refuse_options(context, ["overlay_score"], "with --no-overlay")
         classifier = load_classifier(detector)
         source = weights or proposer_source(classifier.metadata, detector)
-        paths = list_images(images, complain)
-        photos = photos_of(paths, annotations)
+        given, photos = results.photos(images, annotations)
         streams = streams_for(len(photos))
         proposer = load_proposer(
             classifier.metadata, detector, weights=source, engine=engine, device=device,
             streams=streams,
         )  # fmt: skip
-        file = output / "detections.json"
         outcome = write_records(
             photos,
             Detector(classifier, proposer, min_score=min_score),
-            file,
+            results.file,
             settings=settings_of(context, proposer.engine, detector, source),
             streams=streams,
-            draw=(lambda found: found.plot(overlay_score)) if overlay else None,
-            progress=progress,
+            draw=(lambda found: found.plot(overlay_score)) if overlay and not as_json else None,
+            progress=results.progress,
             report=complain,
         )
-        conclude(outcome, len(paths), file)
+        results.conclude(outcome, given)

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from sharpmask.cli.console import complain, prepare_streams
+from sharpmask.cli.console import EXIT_STATUS, complain, prepare_streams
 
 COMMANDS = ("propose", "detect", "evaluate", "check", "train", "compress", "export", "convert")
 
@@ -33,6 +33,11 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Names alone: for the help texts that some shells show every file would be imported."""
+        self.get_command = lambda ctx, cmd_name: TyperCommand(cmd_name)  # type: ignore[method-assign]  # noqa: ARG005
+        return super().shell_complete(ctx, incomplete)
+
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""
         prepare_streams()
@@ -48,7 +53,7 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
+    epilog=EXIT_STATUS,
     pretty_exceptions_enable=False,
 )
 

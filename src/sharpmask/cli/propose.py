@@ -7,24 +7,31 @@ from typing import Annotated
 import typer
 
 from sharpmask import defaults
-from sharpmask.cli.console import clear_errors, complain, progress, refuse_options
-from sharpmask.cli.photos import conclude, photos_of, settings_of
+from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, progress, refuse_options
+from sharpmask.cli.photos import Annotations, AsJson, Images, Quiet, Results, settings_of
 from sharpmask.engines.load import EngineName, load_engine
-from sharpmask.images import list_images
 from sharpmask.inference.batch import streams_for, write_records
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.tiles import Tile, TiledProposer
 from sharpmask.proposals import Proposals
+from sharpmask.selection import Selection
+from sharpmask.writers.formats import FORMATS, writers_for
+from sharpmask.writers.writer import Destination
 
 Find = Callable[[Path], Proposals]
+
+FILES = ("output", "overlay", "overlay_masks", "formats", "polygons")
+"""Options that choose files."""
+
+CHOICE = "Which masks to keep"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_STATUS)
 def propose(
     context: typer.Context,
-    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    images: Images,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("proposals"),
     weights: Annotated[
         str, typer.Option(help="Model: a name, file, folder or Hugging Face repository.")
@@ -32,6 +39,63 @@ def propose(
     num_proposals: Annotated[
         int, typer.Option(help="Maximum number of proposals per photo.")
     ] = defaults.NUM_PROPOSALS,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help=f"Write this too: {', '.join(FORMATS)}; may be given several times.",
+            autocompletion=lambda: list(FORMATS),
+        ),
+    ] = None,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Polygons, not masks, in coco, labelme, labelstudio.")
+    ] = False,
+    min_score: Annotated[
+        float,
+        typer.Option(
+            help="Leave out proposals with a lower score (0 to 1).", rich_help_panel=CHOICE
+        ),
+    ] = Selection.min_score,
+    min_area: Annotated[
+        str,
+        typer.Option(
+            help="Leave out smaller masks: pixels, or a share of the photo as 1%.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = str(Selection.min_area),
+    max_area: Annotated[
+        str,
+        typer.Option(
+            help="Leave out larger masks: pixels, or a share of the photo as 50%.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = str(Selection.max_area),
+    distinct: Annotated[
+        float,
+        typer.Option(
+            help="Leave out masks whose IoU with a better one exceeds this.", rich_help_panel=CHOICE
+        ),
+    ] = Selection.distinct,
+    parts: Annotated[
+        bool,
+        typer.Option(
+            help="Keep masks of which more than 90% lies in another mask.", rich_help_panel=CHOICE
+        ),
+    ] = Selection.parts,
+    no_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--no-overlap",
+            help="Give each pixel to the best mask that holds it.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = Selection.no_overlap,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum number of masks that are left per photo.", rich_help_panel=CHOICE
+        ),
+    ] = Selection.top,
     scales: Annotated[
         str,
         typer.Option(
@@ -47,9 +111,7 @@ def propose(
     suppression: Annotated[
         float, typer.Option(help="Rank masks last whose IoU with a better one exceeds this.")
     ] = defaults.SUPPRESSION,
-    annotations: Annotated[
-        Path | None, typer.Option(help="COCO file that gives the photos their image ids by name.")
-    ] = None,
+    annotations: Annotations = None,
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Read images far larger than photos in parts.")
     ] = False,
@@ -66,20 +128,30 @@ def propose(
         bool,
         typer.Option("--torch7", help="Compute as FAIR's Torch7 code does, with its lost cell."),
     ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find objects in photos: write proposals.json (COCO results) and pictures of the best masks.
 
-    A photo that cannot be read is reported and left out; the exit status is then 1. A run that was
-    stopped goes on where it was when it is started again.
+    A photo that cannot be read is reported and left out. A run that was stopped goes on where it
+    was when it is started again.
     """
-    with clear_errors():
+    with (
+        clear_errors(),
+        Results.of(context, output / "proposals.json", FILES, as_json, quiet) as results,
+    ):
         if not overlay:
             refuse_options(context, ["overlay_masks"], "with --no-overlay")
         if torch7:
             unused = ["mask_threshold", "suppression", "image_size", "tiles", "engine"]
             refuse_options(context, unused, "with --torch7")
-        paths = list_images(images, complain)
-        photos = photos_of(paths, annotations)
+        select = Selection(
+            min_score=min_score, min_area=min_area, max_area=max_area, distinct=distinct,
+            parts=parts, no_overlap=no_overlap, top=top,
+        )  # fmt: skip
+        given, photos = results.photos(images, annotations)
+        destination = Destination(output, [photo.path for photo in photos])
+        writers = writers_for(formats or [], destination, polygons=polygons)
         # Tiles keep all cores busy by themselves.
         streams = 1 if tiles else streams_for(len(photos))
         loaded = load_engine(weights, "torch" if torch7 else engine, device, streams=streams)
@@ -97,21 +169,20 @@ def propose(
                 image_size=image_size,
             )
             if tiles:  # `num_proposals` is of all tiles together
-                find = TiledProposer(
-                    find, num_proposals=num_proposals, progress=_tiles if len(photos) == 1 else iter
-                )
-        file = output / "proposals.json"
+                shown = iter if quiet or len(photos) > 1 else _tiles
+                find = TiledProposer(find, num_proposals=num_proposals, progress=shown)
         outcome = write_records(
             photos,
-            find,
-            file,
+            find if select == Selection() else lambda path: select(find(path)),
+            results.file,
             settings=settings_of(context, loaded, weights),
             streams=streams,
-            draw=(lambda found: found.plot(overlay_masks)) if overlay else None,
-            progress=progress,
+            draw=(lambda found: found.plot(overlay_masks)) if overlay and not as_json else None,
+            writers=writers,
+            progress=results.progress,
             report=complain,
         )
-        conclude(outcome, len(paths), file)
+        results.conclude(outcome, given, writers)
 
 
 def _tiles(tiles: Sequence[Tile]) -> Iterable[Tile]:

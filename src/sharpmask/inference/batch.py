@@ -14,10 +14,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
+from sharpmask.coco.numbers import integer
 from sharpmask.engines.threads import cores, shared_by
-from sharpmask.files import owned
+from sharpmask.files import owned, replacing_file
 from sharpmask.images import ImageError, write_image
-from sharpmask.inference.journal import Journal, Photo
+from sharpmask.inference.journal import Journal, Photo, Span
+from sharpmask.selection import Segments
+from sharpmask.writers.writer import Segmented, Writer, write_array
 
 MAX_STREAMS = 4
 """Each holds the features of a photo, some hundred MB."""
@@ -55,6 +58,11 @@ def map_ordered(
 
 class Found(Protocol):
     """What was found in a photo: proposals or detections."""
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The photo."""
+        ...
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Records of COCO's results format."""
@@ -96,6 +104,7 @@ def write_records(
     settings: Mapping[str, Any],
     streams: int = 1,
     draw: Callable[[Kind], UInt8[np.ndarray, "h w 3"]] | None = None,
+    writers: Sequence[Writer] = (),
     progress: Progress | None = None,
     report: Callable[[str], object] = str,
 ) -> Outcome:
@@ -103,8 +112,8 @@ def write_records(
 
     A run that was stopped, or killed, goes on where it was when it is started again with the same
     settings; memory does not grow with the number of photos. A photo that cannot be read, and a
-    picture that cannot be written, are reported and cost nothing else. If no photo can be read, an
-    older ``file`` is removed.
+    picture that cannot be written, are reported and cost nothing else. If no photo can be read,
+    older files of results are removed.
 
     Args:
         photos: The photos.
@@ -113,6 +122,7 @@ def write_records(
         settings: Everything that the results depend on besides the photos.
         streams: Photos worked on at once.
         draw: Makes a picture of what was found, to be written beside ``file``.
+        writers: Write further formats beside ``file``; then proposals must be found.
         progress: Shows how many photos are done.
         report: Is told of every problem in one line; by default nobody is.
 
@@ -124,16 +134,23 @@ def write_records(
     pictures = overlay_paths(paths, file.parent) if draw else {}
     undrawn = 0
 
-    def found_in(photo: Photo) -> tuple[list[dict[str, Any]], ImageError | None]:
-        found = find(photo.path)
+    def found_in(
+        photo: Photo,
+    ) -> tuple[tuple[int, int], list[dict[str, Any]], ImageError | None]:
+        found: Any = find(photo.path)
         problem = None
         if draw:
             try:
                 _draw(pictures[photo.path], draw(found))
             except ImageError as error:
                 problem = error
-        named = {"file_name": str(photo.path)}
-        return [record | named for record in found.to_coco(photo.image_id)], problem
+        if writers:
+            segmented = Segmented(photo.image_id, photo.path, Segments.of(found), found.image)
+            for writer in writers:
+                writer.add(segmented)
+        named = {"file_name": photo.name or str(photo.path)}
+        records = [record | named for record in found.to_coco(photo.image_id)]
+        return found.image.shape[:2], records, problem
 
     with owned(file.parent), Journal(_journal(file), settings) as journal:
         left = [photo for photo in photos if not journal.has(photo)]
@@ -147,25 +164,47 @@ def write_records(
         try:
             for photo, call in calls:
                 try:
-                    records, problem = call.result()
+                    image_size, records, problem = call.result()
                 except ImageError as error:
                     report(str(error))
                     with suppress(KeyError, OSError):  # an older one would pass for this photo's
                         pictures[photo.path].unlink()
                     continue
-                journal.add(photo, records)
+                journal.add(photo, image_size, records)
                 if problem:
                     report(f"{problem}; its masks are kept")
                     undrawn += 1
         except BaseException:
             with suppress(OSError):  # a full disk, perhaps: what stopped the run is the news
-                journal.write(file, photos)
+                _finish(journal, photos, file, writers)
             raise
-        done, count = journal.write(file, photos)
-        if not done:
-            file.unlink(missing_ok=True)
+        done, count = _finish(journal, photos, file, writers)
         journal.path.unlink()
     return Outcome(len(photos), done, count, undrawn)
+
+
+def _finish(
+    journal: Journal, photos: Sequence[Photo], file: Path, writers: Sequence[Writer]
+) -> tuple[int, int]:
+    """Write the files of the whole run; gives how many photos are done, and their records."""
+    done = journal.done(photos)
+    if not done:  # older files would pass for these photos'
+        for place in (file, *(writer.place for writer in writers)):
+            if place.is_file():
+                place.unlink()
+        return 0, 0
+    with replacing_file(file) as output:
+        count = write_array(
+            output, (record for _, span in done for record in journal.read(span)[1])
+        )
+    for writer in writers:
+        writer.finish(_segmented(journal, photo, span) for photo, span in done)
+    return len(done), count
+
+
+def _segmented(journal: Journal, photo: Photo, span: Span) -> Segmented:
+    image_size, records = journal.read(span)
+    return Segmented(photo.image_id, photo.path, Segments.from_coco(records, image_size))
 
 
 def number_photos(paths: Sequence[Path]) -> list[Photo]:
@@ -194,7 +233,7 @@ def find_photos(
     """
     try:
         images = json.loads(annotations.read_bytes())["images"]
-        ids = [(str(image["file_name"]), _whole(image["id"])) for image in images]
+        ids = [(str(image["file_name"]), integer(image["id"])) for image in images]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{annotations}: expected a COCO annotation file whose images have file_name and an "
@@ -207,9 +246,9 @@ def find_photos(
     for path in paths:
         parts = path.absolute().parts
         ends = (by_name.get(parts[start:], set()) for start in range(len(parts)))
-        found = next(filter(None, ends), set())
+        found = set(next(filter(None, ends), ()))
         if len(found) == 1:
-            photos.append(Photo(path, *found))
+            photos.append(Photo(path, found.pop()))
         else:
             problem = "several images have its name" if found else "no image has its name"
             report(f"{path}: left out: {problem} in {annotations}")
@@ -278,17 +317,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _whole(value: object) -> int:
-    """An id that is an integer however it is written: 2, 2.0 or "2"."""
-    number = float(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
-        raise ValueError(f"id {value!r} is not an integer")
-    whole = int(value) if isinstance(value, str) and value.strip().isdecimal() else int(number)
-    if abs(whole) >= 2**63:
-        raise ValueError(f"id {value!r} needs more than 64 bits")
-    return whole
 
 
 def _folded(name: str) -> str:

@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sharpmask.files import replacing_file
+Span = tuple[int, int]
+"""Where a line begins and ends in the file, in bytes."""
 
 
 class Photo(NamedTuple):
@@ -16,10 +17,12 @@ class Photo(NamedTuple):
     Attributes:
         path: Where it lies.
         image_id: Its id in the results.
+        name: What the results call it; its path if empty.
     """
 
     path: Path
     image_id: int
+    name: str = ""
 
 
 class Journal(AbstractContextManager["Journal"]):
@@ -32,7 +35,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
-        self.spans: dict[str, tuple[int, int]] = {}
+        self.spans: dict[str, Span] = {}
         head = json.dumps({key: str(value) for key, value in settings.items()}).encode() + b"\n"
         with suppress(FileNotFoundError):
             self._continue(path, head)
@@ -54,53 +57,50 @@ class Journal(AbstractContextManager["Journal"]):
             start = len(head)
             for line in file:
                 try:
-                    key, _ = json.loads(line)
-                except ValueError:
+                    key, _, _ = json.loads(line)
+                except (TypeError, ValueError):  # cut off, or of an older form
                     return
                 if not line.endswith(b"\n"):
                     return
-                self.spans[key] = (start, start + len(line))
+                self.spans[str(key)] = (start, start + len(line))
                 start += len(line)
 
     @staticmethod
     def key(photo: Photo) -> str:
         """Tell a photo from another one, and from itself before it was changed."""
-        path, image_id = photo
         try:
-            status = path.stat()
+            status = photo.path.stat()
         except OSError:
-            return f"{image_id} {path}"
-        return f"{image_id} {status.st_size} {status.st_mtime_ns} {path}"
+            return f"{photo.image_id} {photo.path}"
+        return f"{photo.image_id} {status.st_size} {status.st_mtime_ns} {photo.path}"
 
     def has(self, photo: Photo) -> bool:
         """Whether the photo was done before."""
         return self.key(photo) in self.spans
 
-    def add(self, photo: Photo, records: Sequence[Mapping[str, Any]]) -> None:
-        """Note what was found in a photo; it survives the end of this process."""
-        line = json.dumps([self.key(photo), records]).encode() + b"\n"
+    def add(
+        self, photo: Photo, image_size: tuple[int, int], records: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Note what was found in a photo; it survives the end of this process.
+
+        Args:
+            photo: The photo.
+            image_size: Its height and width, which no record says where nothing was found.
+            records: COCO results.
+        """
+        line = json.dumps([self.key(photo), image_size, records]).encode() + b"\n"
         start = self.file.seek(0, os.SEEK_END)
         self.file.write(line)
         self.file.flush()
         self.spans[self.key(photo)] = (start, start + len(line))
 
-    def write(self, file: Path, photos: Sequence[Photo]) -> tuple[int, int]:
-        """Write the records of all photos that are done to a JSON file, whole or not at all.
+    def done(self, photos: Iterable[Photo]) -> list[tuple[Photo, Span]]:
+        """The photos that are done, and where what was found in each can be read."""
+        return [(photo, self.spans[self.key(photo)]) for photo in photos if self.has(photo)]
 
-        Returns:
-            How many photos and how many records; without photos nothing is written.
-        """
-        done = [self.spans[self.key(photo)] for photo in photos if self.has(photo)]
-        count = 0
-        if done:
-            with replacing_file(file) as output:
-                output.write(b"[")
-                for start, end in done:
-                    self.file.seek(start)
-                    _, records = json.loads(self.file.read(end - start))
-                    for record in records:
-                        output.write(b", " if count else b"")
-                        output.write(json.dumps(record).encode())
-                        count += 1
-                output.write(b"]")
-        return len(done), count
+    def read(self, span: Span) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+        """Height and width of a photo, and its records."""
+        start, end = span
+        self.file.seek(start)
+        _, (height, width), records = json.loads(self.file.read(end - start))
+        return (height, width), records

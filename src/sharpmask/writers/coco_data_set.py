@@ -6,11 +6,11 @@ from importlib.metadata import version
 from itertools import count
 from typing import Any
 
-from sharpmask.files import replacing_file
 from sharpmask.coco.segmentation import segmentation_to_rle
+from sharpmask.files import replacing_file
 from sharpmask.masks import rle_areas, rle_boxes
-from sharpmask.writers.outlines import polygons
-from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, write_array
+from sharpmask.polygons import polygons
+from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, write_array
 
 
 class CocoWriter(Writer):
@@ -29,7 +29,7 @@ class CocoWriter(Writer):
         self.polygons = polygons
         self.place = destination.output / "coco.json"
 
-    def finish(self, photos: Iterable[Photo]) -> None:
+    def finish(self, photos: Iterable[Segmented]) -> None:
         """Write the file."""
         images: list[dict[str, Any]] = []
         info = {
@@ -48,7 +48,7 @@ class CocoWriter(Writer):
             file.write(b"}\n")
 
     def _annotations(
-        self, photos: Iterable[Photo], images: list[dict[str, Any]]
+        self, photos: Iterable[Segmented], images: list[dict[str, Any]]
     ) -> Iterator[dict[str, Any]]:
         numbers = count(1)
         for photo in photos:

@@ -1,5 +1,6 @@
 """The formats by name, and the writers of a run."""
 
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -59,10 +60,15 @@ def writers_for(
 
 def _check_apart(photo: Path, writers: Iterable[Writer]) -> None:
     """Refuse to write where a photo lies: it would be written over."""
-    paths = absolute(photo), photo.resolve()
+    paths = absolute(photo), _followed(photo)
     for writer in writers:
-        places = absolute(writer.place), writer.place.resolve()
+        places = absolute(writer.place), _followed(writer.place)
         if any(path.is_relative_to(place) for path in paths for place in places):
             raise ValueError(
                 f"{photo}: lies in {writer.place}, where results are written; give another --output"
             )
+
+
+def _followed(path: Path) -> Path:
+    """Where links lead; a link in a circle leads nowhere."""
+    return Path(os.path.realpath(path))

@@ -1,17 +1,15 @@
 """LabelMe: a JSON file a photo."""
 
 import base64
-import io
 import os
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sharpmask.files import write_json
+from sharpmask.images import png_bytes
 from sharpmask.masks import decode
-from sharpmask.writers.outlines import polygons
-from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, absolute
+from sharpmask.polygons import polygons
+from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, absolute
 
 _VERSION = "5.4.1"  # the first release of LabelMe with shapes of the type "mask" was 5.2
 
@@ -33,7 +31,7 @@ class LabelmeWriter(Writer):
         self.polygons = polygons
         self.place = destination.output / "labelme"
 
-    def add(self, photo: Photo) -> None:
+    def add(self, photo: Segmented) -> None:
         """Write a photo's file."""
         height, width = photo.segments.image_size
         content: dict[str, Any] = {
@@ -47,19 +45,18 @@ class LabelmeWriter(Writer):
         }
         write_json(self.place / f"{self.destination.names[photo.path]}.json", content, indent=1)
 
-    def _masks(self, photo: Photo) -> list[dict[str, Any]]:
+    def _masks(self, photo: Segmented) -> list[dict[str, Any]]:
         shapes = []
         found = photo.segments
         boxes = found.boxes.astype(int).tolist()
         for rle, (x0, y0, x1, y1), score in zip(found.rles(), boxes, found.scores, strict=True):
-            png = io.BytesIO()
-            Image.fromarray(decode(rle)[y0:y1, x0:x1].astype(bool)).save(png, "PNG")
+            png = png_bytes(decode(rle)[y0:y1, x0:x1].astype(bool))
             # Both corners belong to the box.
             shape = _shape("mask", [[x0, y0], [x1 - 1, y1 - 1]], score, None)
-            shapes.append(shape | {"mask": base64.b64encode(png.getvalue()).decode()})
+            shapes.append(shape | {"mask": base64.b64encode(png).decode()})
         return shapes
 
-    def _polygons(self, photo: Photo) -> list[dict[str, Any]]:
+    def _polygons(self, photo: Segmented) -> list[dict[str, Any]]:
         shapes = []
         found = photo.segments
         for number, (rle, score) in enumerate(zip(found.rles(), found.scores, strict=True)):

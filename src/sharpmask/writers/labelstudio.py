@@ -11,8 +11,8 @@ from jaxtyping import Bool
 
 from sharpmask.files import replacing_file
 from sharpmask.masks import Rle, decode
-from sharpmask.writers.outlines import polygons
-from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, write_array
+from sharpmask.polygons import polygons
+from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, write_array
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files of a storage "Local files"."""
@@ -51,7 +51,7 @@ class LabelStudioWriter(Writer):
         self.address = address
         self.place = destination.output / "labelstudio"
 
-    def finish(self, photos: Iterable[Photo]) -> None:
+    def finish(self, photos: Iterable[Segmented]) -> None:
         """Write both files."""
         kind = "Polygon" if self.polygons else "Brush"
         with replacing_file(self.place / "config.xml") as file:
@@ -59,7 +59,7 @@ class LabelStudioWriter(Writer):
         with replacing_file(self.place / "tasks.json") as file:
             write_array(file, map(self._task, photos))
 
-    def _task(self, photo: Photo) -> dict[str, Any]:
+    def _task(self, photo: Segmented) -> dict[str, Any]:
         height, width = photo.segments.image_size
         scores = photo.segments.scores.tolist()
         result = [

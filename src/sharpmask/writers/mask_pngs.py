@@ -3,10 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from sharpmask.files import replacing_folder
+from sharpmask.files import replacing_file, replacing_folder
+from sharpmask.images import png_bytes
 from sharpmask.masks import decode
 from sharpmask.selection import Segments
-from sharpmask.writers.writer import Destination, Photo, Writer, write_png
+from sharpmask.writers.writer import Destination, Segmented, Writer
 
 
 class MaskWriter(Writer):
@@ -23,13 +24,14 @@ class MaskWriter(Writer):
         self.destination = destination
         self.place = destination.output / "masks"
 
-    def add(self, photo: Photo) -> None:
+    def add(self, photo: Segmented) -> None:
         """Write the pictures of a photo; those of an earlier run go."""
         name = self.destination.names[photo.path]
         with replacing_folder(self.place / "single" / name) as folder:
             for number, mask in enumerate(photo.segments.masks(), start=1):
-                Image.fromarray(mask).save(folder / f"{number:03}.png")
-        write_png(self.place / "indexed" / f"{name}.png", indexed(photo.segments))
+                (folder / f"{number:03}.png").write_bytes(png_bytes(mask))
+        with replacing_file(self.place / "indexed" / f"{name}.png") as file:
+            file.write(png_bytes(indexed(photo.segments)))
 
 
 def indexed(segments: Segments) -> Image.Image:

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sharpmask.files import replacing_file
-from sharpmask.writers.writer import Destination, Photo, Writer
+from sharpmask.writers.writer import Destination, Segmented, Writer
 
 if TYPE_CHECKING:
     import pyarrow
@@ -35,7 +35,7 @@ class ParquetWriter(Writer):
         except ImportError as error:
             raise ValueError(f"parquet: {error}; pip install 'sharpmask[parquet]'") from None
 
-    def finish(self, photos: Iterable[Photo]) -> None:
+    def finish(self, photos: Iterable[Segmented]) -> None:
         """Write the file."""
         import pyarrow as pa
         from pyarrow import parquet
@@ -72,7 +72,7 @@ def schema() -> "pyarrow.Schema":
     )
 
 
-def _row(photo: Photo) -> dict[str, Any]:
+def _row(photo: Segmented) -> dict[str, Any]:
     found = photo.segments
     height, width = found.image_size
     return {

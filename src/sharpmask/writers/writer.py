@@ -10,56 +10,30 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from sharpmask.files import replacing_file
-from sharpmask.masks import Rle
 from sharpmask.selection import Segments
 
 LABEL = "object"
 """Name of the one category."""
-PNG_LEVEL = 2
-"""Of zlib: cut-outs are 7 % larger than at its usual 6, and made in a third of the time."""
 _NAME_BYTES = 120
 """Of a name; with what writers add it fits every file system, 143 bytes in the narrowest."""
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
-    """What was found in one photo.
+class Segmented:
+    """A photo with the masks that were found in it.
 
     Attributes:
         id: Its ``image_id``.
         path: As the user gave it.
         segments: The masks.
-        image: Its pixels, RGB; None if the rest was read from a journal.
+        image: Its pixels, RGB; None if the rest was read from the journal.
     """
 
     id: int
     path: Path
     segments: Segments
     image: UInt8[np.ndarray, "h w 3"] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """What a journal keeps; also of a photo without masks, unlike COCO results."""
-        height, width = self.segments.image_size
-        return {
-            "id": self.id,
-            "path": str(self.path),
-            "height": height,
-            "width": width,
-            "scores": [float(score) for score in self.segments.scores],
-            "counts": [rle["counts"] for rle in self.segments.rles()],
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Photo":
-        """Read what ``to_json`` gives."""
-        size = [record["height"], record["width"]]
-        rles: list[Rle] = [{"size": size, "counts": counts} for counts in record["counts"]]
-        scores = np.array(record["scores"], np.float32)
-        segments = Segments((record["height"], record["width"]), scores, rles)
-        return cls(record["id"], Path(record["path"]), segments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +78,10 @@ class Writer:
 
     place: Path
 
-    def add(self, photo: Photo) -> None:
+    def add(self, photo: Segmented) -> None:
         """Write the files of one photo."""
 
-    def finish(self, photos: Iterable[Photo]) -> None:
+    def finish(self, photos: Iterable[Segmented]) -> None:
         """Write the files of the whole run; no more than one photo need be in memory."""
 
 
@@ -116,19 +90,16 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  # `Path.resolve` follows links
 
 
-def write_array(file: BinaryIO, items: Iterable[Any]) -> None:
-    """Write a JSON array item by item."""
+def write_array(file: BinaryIO, items: Iterable[Any]) -> int:
+    """Write a JSON array item by item; gives how many there are."""
+    count = 0
     file.write(b"[")
-    for count, item in enumerate(items):
+    for item in items:
         file.write(b",\n" if count else b"\n")
         file.write(json.dumps(item, allow_nan=False).encode())
-    file.write(b"\n]")
-
-
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a PNG of any mode, whole or not at all."""
-    with replacing_file(path) as file:
-        picture.save(file, "PNG", compress_level=PNG_LEVEL)
+        count += 1
+    file.write(b"\n]\n" if count else b"]\n")
+    return count
 
 
 def _names(photos: Sequence[Path]) -> dict[Path, str]:

@@ -6,8 +6,8 @@ from os import fsencode
 from pathlib import Path
 
 from sharpmask.files import PART, replacing_file
-from sharpmask.writers.outlines import polygons
-from sharpmask.writers.writer import LABEL, Destination, Photo, Writer, absolute
+from sharpmask.polygons import polygons
+from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, absolute
 
 
 class YoloWriter(Writer):
@@ -27,7 +27,7 @@ class YoloWriter(Writer):
         self.destination = destination
         self.place = destination.output / "yolo"
 
-    def add(self, photo: Photo) -> None:
+    def add(self, photo: Segmented) -> None:
         """Write the labels of a photo, link the photo."""
         height, width = photo.segments.image_size
         lines = []
@@ -39,7 +39,7 @@ class YoloWriter(Writer):
             file.write("".join(lines).encode())
         _link(photo.path, self._image(photo))
 
-    def finish(self, photos: Iterable[Photo]) -> None:
+    def finish(self, photos: Iterable[Segmented]) -> None:
         """Write what describes the data set."""
         with replacing_file(self.place / "classes.txt") as file:
             file.write(f"{LABEL}\n".encode())
@@ -50,7 +50,7 @@ class YoloWriter(Writer):
             lists = "train: photos.txt\nval: photos.txt\n"
             file.write(f"{lists}nc: 1\nnames:\n  0: {LABEL}\n".encode())
 
-    def _image(self, photo: Photo) -> Path:
+    def _image(self, photo: Segmented) -> Path:
         name = self.destination.names[photo.path]
         return self.place / "images" / f"{name}{photo.path.suffix}"
 
