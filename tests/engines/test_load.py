@@ -162,7 +162,8 @@ import sharpmask
 proposer = sharpmask.Proposer(sharpmask.load_engine({str(folder)!r}), num_proposals=7, scales=[-2])
 print(len(proposer({str(COFFEE)!r}).to_coco(1)))
 from sharpmask.cli.main import app
-app(["propose", {str(COFFEE)!r}, "--weights", {str(folder)!r}, "--output", {str(cache)!r}, "--scales=-2,-1"])
+options = ["--weights", {str(folder)!r}, "--output", {str(cache)!r}, "--scales=-2,-1"]
+app(["propose", {str(COFFEE)!r}, *options])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
