@@ -138,7 +138,7 @@ class SceneObject:
         self.learned = bool(self._mask.sum(dtype=float) >= VISIBLE * whole.sum(dtype=float))
 
 
-# Deviation: scenes
+# Deviation: level-scenes
 class LevelSceneDataset(Dataset[Sample]):
     """Scenes by (epoch, index).
 
