@@ -52,8 +52,9 @@ def main() -> None:
         "parameters": sum(p.numel() for p in trained.parameters()),
         "licence": "Apache-2.0; see NOTICE",
     }
-    if "compression" in stored:
-        metadata["compression"] = stored["compression"]
+    for key in ("compression", "kept_back"):
+        if key in stored:
+            metadata[key] = stored[key]
     save(trained, path, metadata=metadata, dtype=torch.float16)
 
     # What is measured is what ships: the rounded weights.

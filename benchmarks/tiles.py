@@ -20,6 +20,7 @@ from rich.progress import track
 
 import sharpmask
 from machine import store
+from sharpmask import defaults
 from sharpmask.geometry import Geometry, PatchGeometry
 from sharpmask.images import read_image
 from sharpmask.inference.tiles import Tile
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", action="store_true")
     arguments = parser.parse_args()
     side = arguments.side
-    engine = sharpmask.load_engine("sharpmask-mobilenetv2") if arguments.model else Discs()
+    engine = sharpmask.load_engine(defaults.MODEL) if arguments.model else Discs()
     proposer = sharpmask.Proposer(engine)
     proposer(COFFEE)
     model = anonymous_bytes()

@@ -18,7 +18,7 @@ HEIGHT = 300
 
 def main() -> None:
     """Write ``overlay.jpg`` and ``failures.jpg``."""
-    proposer = sharpmask.Proposer(sharpmask.load("sharpmask-mobilenetv2"))
+    proposer = sharpmask.Proposer()
     coffee = DOCS.parent / "src" / "sharpmask" / "assets" / "coffee.jpg"
     save(proposer(coffee).plot(), "overlay.jpg")
     row = []

@@ -32,3 +32,21 @@ def test_links_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(blocks) == 1
+    coffee = ROOT / "src" / "sharpmask" / "assets" / "coffee.jpg"
+    for name in ("photo.jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(coffee.read_bytes())
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    program = blocks[0] + "print(good)\nassert len(proposals) == 100 and best.mask.shape == (400, 600)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    *_, first, second, third = ran.stdout.splitlines()
+    assert first.startswith("a.jpg Proposals")
+    assert second.startswith("b.jpg b.jpg: ")
+    assert third.startswith("Proposals")

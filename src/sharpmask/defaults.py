@@ -1,11 +1,9 @@
 """What Python and every command use unless told otherwise: each number stands here alone."""
 
-MODEL = "sharpmask-mobilenetv2"
+MODEL = "sharpmask-pyramid-nano"
 """Name of the model that runs if none is named."""
 NUM_PROPOSALS = 100
 """Maximum number of proposals per photo; ``evaluate`` asks for 1000, as Average Recall does."""
-MASK_THRESHOLD = 0.35
-"""Probability above which a pixel belongs to the object."""
 SUPPRESSION = 0.7
 """A mask whose IoU with a better one exceeds this is ranked last."""
 IMAGE_SIZE = 640

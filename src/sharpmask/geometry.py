@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -43,6 +43,11 @@ class PatchGeometry:
         coarse_size: Side of the feed-forward mask.
         stride: Pixels between cells.
     """
+
+    mask_threshold: ClassVar[float] = 0.35
+    """Probability above which a pixel belongs to the object, chosen by recall (docs/log.md)."""
+    quality_exponent: ClassVar[float] = 2.0
+    """How much the certainty of a mask counts in ranking it, chosen likewise."""
 
     patch_size: int = 160
     context: int = 16
@@ -193,6 +198,9 @@ class PyramidGeometry:
             the first is even.
         object_cells: Longer side of a centred object in cells.
     """
+
+    mask_threshold: ClassVar[float] = 0.5
+    quality_exponent: ClassVar[float] = 1.0
 
     strides: tuple[int, ...] = (8, 16, 32, 64)
     grid: int = 11

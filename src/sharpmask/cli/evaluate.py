@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, complain, err, out
 from sharpmask.coco.results import ResultsFile
 from sharpmask.engines.load import EngineName, load_engine
@@ -50,14 +51,14 @@ def evaluate(
     ] = False,
     weights: Annotated[
         str, typer.Option(help="Model: name, file, or Hugging Face repository.")
-    ] = "sharpmask-mobilenetv2",
+    ] = defaults.MODEL,
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     num_proposals: Annotated[
         int, typer.Option(help="Maximum number of proposals per photo.")
     ] = 1000,
     scales: Annotated[str, typer.Option(help="default, zoom or zoom2.")] = "default",
-    mask_threshold: Annotated[float, typer.Option(help="As in propose.")] = 0.35,
-    suppression: Annotated[float, typer.Option(help="As in propose.")] = 0.7,
+    mask_threshold: Annotated[float | None, typer.Option(help="As in propose.")] = None,
+    suppression: Annotated[float, typer.Option(help="As in propose.")] = (defaults.SUPPRESSION),
     first: Annotated[int | None, typer.Option(min=1, help="Only so many images, by id.")] = None,
     engine: Annotated[EngineName, typer.Option(help="As in propose.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, out
 from sharpmask.coco.reader import load_ground_truth
 from sharpmask.engines.export import export as export_model
@@ -24,7 +25,7 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder for the exported model.")],
     weights: Annotated[
         str, typer.Option(help="Name, file, or Hugging Face repository.")
-    ] = "sharpmask-mobilenetv2",
+    ] = defaults.MODEL,
     runtime: Annotated[Runtime, typer.Option("--format", help="What is to run it.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Round to 8 bits (openvino).")] = False,
     calibrate: Annotated[

@@ -106,8 +106,11 @@ def propose(
         int, typer.Option(help="Reduce photos with a longer side to so many pixels first.")
     ] = defaults.IMAGE_SIZE,
     mask_threshold: Annotated[
-        float, typer.Option(help="Probability above which a pixel belongs to the object.")
-    ] = defaults.MASK_THRESHOLD,
+        float | None,
+        typer.Option(
+            help="Probability above which a pixel belongs to the object. Default: the model's own."
+        ),
+    ] = None,
     suppression: Annotated[
         float, typer.Option(help="Rank masks last whose IoU with a better one exceeds this.")
     ] = defaults.SUPPRESSION,

@@ -66,9 +66,11 @@ class Proposer:
             objects (docs/log.md).
         scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), or
             octaves.
-        mask_threshold: Probability above which a pixel belongs to the object.
+        mask_threshold: Probability above which a pixel belongs to the object; the one chosen for
+            the model's kind if None.
         quality_exponent: Proposals are ranked by score * quality ** quality_exponent, where quality
-            is the mean probability inside the mask; 0 ranks by the score alone, as the paper does.
+            is the mean probability inside the mask; 0 ranks by the score alone, as the paper does;
+            the one chosen for the model's kind if None.
         suppression: A mask whose IoU with a better one exceeds this is ranked behind all that
             repeat none; 1 leaves the order alone, as the paper does.
         image_size: Photos whose longer side exceeds this many pixels are first reduced to it, so
@@ -88,13 +90,19 @@ class Proposer:
         num_proposals: int = defaults.NUM_PROPOSALS,
         num_candidates: int = defaults.NUM_PROPOSALS * 3 // 2,
         scales: str | Sequence[float] = "default",
-        mask_threshold: float = defaults.MASK_THRESHOLD,
-        quality_exponent: float = 2.0,
+        mask_threshold: float | None = None,
+        quality_exponent: float | None = None,
         suppression: float = defaults.SUPPRESSION,
         image_size: int = defaults.IMAGE_SIZE,
         engine: EngineName = "auto",
         device: str = "auto",
     ) -> None:
+        self.engine = engine_of(source, engine, device)
+        geometry = self.engine.geometry
+        if mask_threshold is None:
+            mask_threshold = geometry.mask_threshold
+        if quality_exponent is None:
+            quality_exponent = geometry.quality_exponent
         for name, count in (("num_proposals", num_proposals), ("num_candidates", num_candidates)):
             if not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name}: expected at least 1, got {count}")
@@ -108,8 +116,7 @@ class Proposer:
             raise ValueError(f"quality_exponent: expected 0 or more, got {quality_exponent}")
         if not image_size >= 32:
             raise ValueError(f"image_size: expected at least 32 pixels, got {image_size}")
-        self.engine = engine_of(source, engine, device)
-        self.octaves = octaves_of(scales, self.engine.geometry.pyramids)
+        self.octaves = octaves_of(scales, geometry.pyramids)
         self.num_proposals = num_proposals
         self.num_candidates = num_candidates
         self.mask_threshold = mask_threshold
