@@ -41,7 +41,9 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
     for name in ("photo.jpg", "a.jpg"):
         (tmp_path / name).write_bytes(coffee.read_bytes())
     (tmp_path / "b.jpg").write_bytes(b"no picture")
-    program = blocks[0] + "print(good)\nassert len(proposals) == 100 and best.mask.shape == (400, 600)"
+    program = (
+        blocks[0] + "print(good)\nassert len(proposals) == 100 and best.mask.shape == (400, 600)"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -24,7 +24,12 @@ PYRAMIDS: Pyramids = {
     "zoom2": (*OCTAVES, 1.0, 1.5),
 }
 """Named pyramids in octaves; Zoom and Zoom^2 add scales for smaller objects (section 5)."""
-READINGS: Pyramids = {"default": (0.0, -0.5), "zoom": (0.5, 0.0), "zoom2": (1.0, 0.5, -0.5)}
+READINGS: Pyramids = {
+    "default": (0.5, 0.0),
+    "fast": (0.0, -0.5),
+    "zoom": (1.0, 0.5, 0.0),
+    "zoom2": (1.5, 1.0, 0.5, 0.0),
+}
 """The same where one reading gives levels an octave apart: two readings give half octaves."""
 
 GREY = 128

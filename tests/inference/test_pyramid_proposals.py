@@ -47,8 +47,8 @@ def test_what_fills_a_photo_up_is_grey_and_on_its_far_ends(model, photo):
 
 
 def test_two_readings_half_an_octave_apart_are_the_default(model):
-    assert Proposer(model).octaves == (0.0, -0.5)
-    assert Proposer(model, scales="zoom").octaves == (0.5, 0.0)
+    assert Proposer(model).octaves == (0.5, 0.0)
+    assert Proposer(model, scales="fast").octaves == (0.0, -0.5)
 
 
 def test_each_mask_is_decoded_from_the_cell_that_was_scored(model, photo):

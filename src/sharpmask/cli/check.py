@@ -32,7 +32,8 @@ def check(
         Path | None, typer.Option(help="Folder of the photos, which are then read too.")
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="List every record, not only the first of each kind.")
+        bool,
+        typer.Option("--all", help="List every faulty record, not only the first of each kind."),
     ] = False,
     image_size: Annotated[
         int, typer.Option(min=32, help="Pixels to which propose reduces a photo's longer side.")

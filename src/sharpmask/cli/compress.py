@@ -19,8 +19,10 @@ def compress(
     weights: Annotated[str, typer.Argument(help="Run, name, file, or Hugging Face repository.")],
     output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     images: Annotated[Path, typer.Option(help="Photos of the kind the model is meant for.")],
-    vector: Annotated[int, typer.Option(help="Length of the vector of each cell.")] = 64,
-    first: Annotated[int, typer.Option(min=1, help="How many photos to read.")] = 100,
+    vector: Annotated[
+        int, typer.Option(help="Numbers that stand for each window; fewer are faster.")
+    ] = 64,
+    first: Annotated[int, typer.Option(min=1, help="Maximum number of photos to read.")] = 100,
 ) -> None:
     """Shorten the vector of each cell of a trained model; check the result with ``evaluate``."""
     with clear_errors():

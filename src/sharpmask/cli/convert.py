@@ -14,7 +14,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="model.t7 or resnet-50.t7.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="FAIR's file: a trained model (model.t7) or the ImageNet trunk (resnet-50.t7)."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
 ) -> None:
     """Convert FAIR's Torch7 files: a DeepMask, a SharpMask, or the ImageNet trunk for --init.

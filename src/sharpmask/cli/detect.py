@@ -31,7 +31,7 @@ def detect(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Model that proposes regions. Default: the detector was trained with it."
+            help="Model that proposes regions. Default: the one that the detector was trained with."
         ),
     ] = None,
     min_score: Annotated[
@@ -44,7 +44,7 @@ def detect(
     ] = defaults.OVERLAY_SCORE,
     engine: Annotated[EngineName, typer.Option(help="What runs the model that proposes.")] = "auto",
     device: Annotated[
-        str, typer.Option(help="Of the model that proposes: auto, cpu or cuda.")
+        str, typer.Option(help="Where the model that proposes runs: auto, cpu or cuda.")
     ] = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -35,7 +35,9 @@ OF_A_MODEL = ALWAYS | {
 def evaluate(
     context: typer.Context,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the photos.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the photos; a model needs it.")
+    ] = None,
     proposals: Annotated[
         Path | None, typer.Option(help="COCO results file to score, instead of a model.")
     ] = None,
@@ -50,13 +52,16 @@ def evaluate(
         bool, typer.Option("--boxes-only", help="Score boxes; annotations need no masks.")
     ] = False,
     weights: Annotated[
-        str, typer.Option(help="Model: name, file, or Hugging Face repository.")
+        str,
+        typer.Option(
+            help="Model: a shipped model's name, a file, a folder, or a Hugging Face repository."
+        ),
     ] = defaults.MODEL,
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     num_proposals: Annotated[
-        int, typer.Option(help="Maximum number of proposals per photo.")
+        int, typer.Option(help="Maximum number of proposals per photo; AR@1000 needs 1000.")
     ] = 1000,
-    scales: Annotated[str, typer.Option(help="default, zoom or zoom2.")] = "default",
+    scales: Annotated[str, typer.Option(help="As in propose.")] = "default",
     mask_threshold: Annotated[float | None, typer.Option(help="As in propose.")] = None,
     suppression: Annotated[float, typer.Option(help="As in propose.")] = (defaults.SUPPRESSION),
     first: Annotated[int | None, typer.Option(min=1, help="Only so many images, by id.")] = None,

@@ -24,17 +24,30 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def export(
     output: Annotated[Path, typer.Option(help="Folder for the exported model.")],
     weights: Annotated[
-        str, typer.Option(help="Name, file, or Hugging Face repository.")
+        str,
+        typer.Option(
+            help="Model: a shipped model's name, a file, a run, or a Hugging Face repository."
+        ),
     ] = defaults.MODEL,
     runtime: Annotated[Runtime, typer.Option("--format", help="What is to run it.")] = "onnx",
-    int8: Annotated[bool, typer.Option("--int8", help="Round to 8 bits (openvino).")] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="8-bit numbers: faster, less exact; needs --format openvino and --calibrate.",
+        ),
+    ] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(help="For --int8: folder of photos like those it is for.")
+        Path | None,
+        typer.Option(help="For --int8: folder of sample photos that set the 8-bit ranges."),
     ] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="For --int8: measure on these photos what it costs.")
+        Path | None,
+        typer.Option(help="For --int8: COCO file; compare its recall with the exact model's."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the photos measured on.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the photos of --annotations.")
+    ] = None,
 ) -> None:
     """Export a model: an encoder and a decoder for images of any size, normalisation inside.
 

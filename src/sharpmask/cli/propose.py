@@ -73,37 +73,46 @@ def propose(
     distinct: Annotated[
         float,
         typer.Option(
-            help="Leave out masks whose IoU with a better one exceeds this.", rich_help_panel=CHOICE
+            help="Leave out masks whose IoU with a better one exceeds this; 1 keeps all.",
+            rich_help_panel=CHOICE,
         ),
     ] = Selection.distinct,
     parts: Annotated[
         bool,
         typer.Option(
-            help="Keep masks of which more than 90% lies in another mask.", rich_help_panel=CHOICE
+            help="Keep, or with --no-parts leave out, masks that lie to 90% in another one.",
+            rich_help_panel=CHOICE,
         ),
     ] = Selection.parts,
     no_overlap: Annotated[
         bool,
         typer.Option(
             "--no-overlap",
-            help="Give each pixel to the best mask that holds it.",
+            help="Masks do not overlap: each pixel goes to the best mask that holds it.",
             rich_help_panel=CHOICE,
         ),
     ] = Selection.no_overlap,
     top: Annotated[
         int | None,
         typer.Option(
-            help="Maximum number of masks that are left per photo.", rich_help_panel=CHOICE
+            help="Keep at most so many masks per photo, after the choices above.",
+            rich_help_panel=CHOICE,
         ),
     ] = Selection.top,
     scales: Annotated[
         str,
         typer.Option(
-            help="Pyramid: default, zoom or zoom2 (smaller objects), or octaves such as -1,0,1."
+            help="Sizes at which a photo is read: default; zoom or zoom2, slower, for smaller "
+            "objects; fast (the default model alone); or powers of two of --image-size: "
+            "--scales=-1,0,1."
         ),
     ] = "default",
     image_size: Annotated[
-        int, typer.Option(help="Reduce photos with a longer side to so many pixels first.")
+        int,
+        typer.Option(
+            help="The model sees photos with the longer side reduced to so many pixels; masks have "
+            "full size."
+        ),
     ] = defaults.IMAGE_SIZE,
     mask_threshold: Annotated[
         float | None,
@@ -112,11 +121,18 @@ def propose(
         ),
     ] = None,
     suppression: Annotated[
-        float, typer.Option(help="Rank masks last whose IoU with a better one exceeds this.")
+        float,
+        typer.Option(
+            help="Move masks to the end whose IoU with a better one exceeds this (0 to 1)."
+        ),
     ] = defaults.SUPPRESSION,
     annotations: Annotations = None,
     tiles: Annotated[
-        bool, typer.Option("--tiles", help="Read images far larger than photos in parts.")
+        bool,
+        typer.Option(
+            "--tiles",
+            help="Read the picture in overlapping parts at full size, as for aerial pictures.",
+        ),
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
     overlay_masks: Annotated[
@@ -124,20 +140,25 @@ def propose(
     ] = defaults.OVERLAY_MASKS,
     engine: Annotated[
         EngineName,
-        typer.Option(help="What runs the model; auto is the fastest that is installed."),
+        typer.Option(
+            help="What runs the model; auto is the fastest that is installed (docs/export.md)."
+        ),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     torch7: Annotated[
         bool,
-        typer.Option("--torch7", help="Compute as FAIR's Torch7 code does, with its lost cell."),
+        typer.Option(
+            "--torch7",
+            help="Repeat FAIR's arithmetic, its known fault included (docs/fair-models.md).",
+        ),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Find objects in photos: write proposals.json (COCO results) and pictures of the best masks.
 
-    A photo that cannot be read is reported and left out. A run that was stopped goes on where it
-    was when it is started again.
+    A photo that cannot be read is reported and left out. The same command goes on with a run
+    that was stopped.
     """
     with (
         clear_errors(),

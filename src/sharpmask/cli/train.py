@@ -52,10 +52,16 @@ def deepmask(
         int, typer.Option(min=1, help="Channels between trunk and heads.")
     ] = 128,
     init: Annotated[
-        str | None, typer.Option(help="ImageNet weights of the backbone: file or repository.")
+        str | None,
+        typer.Option(
+            help="Pretrained weights of the backbone: file or repository; random without."
+        ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="deepmask, patches-deepmask or paper-deepmask.")
+        str,
+        typer.Option(
+            help="deepmask (from scenes), patches-deepmask or paper-deepmask (from windows)."
+        ),
     ] = "deepmask",
     settings: Set = None,
     device: Device = "auto",
@@ -63,7 +69,7 @@ def deepmask(
     precision: Precision = "32-true",
     workers: Workers = 1,
 ) -> None:
-    """Stage one: the feed-forward net."""
+    """A DeepMask: stage one of the papers' method."""
     with clear_errors():
         numbers = choose_recipe(recipe, settings)
         fabric = choose_devices(device, devices, precision)
@@ -92,11 +98,17 @@ def sharpmask(
         int, typer.Option(min=1, help="Channels of the features that refine it.")
     ] = 32,
     schedule: Annotated[
-        str, typer.Option(help="Channels of later modules: halving or constant.")
+        str,
+        typer.Option(
+            help="Whether each later refinement module has half the channels (halving) or constant."
+        ),
     ] = "halving",
     upsampling: Annotated[str, typer.Option(help="bilinear or nearest.")] = "bilinear",
     recipe: Annotated[
-        str, typer.Option(help="sharpmask, patches-sharpmask or paper-sharpmask.")
+        str,
+        typer.Option(
+            help="sharpmask learns from scenes; patches-sharpmask and paper-sharpmask from windows."
+        ),
     ] = "sharpmask",
     settings: Set = None,
     device: Device = "auto",
@@ -123,9 +135,13 @@ def detector(
     train: Train,
     images: Images,
     output: Output,
-    init: Annotated[str, typer.Option(help="ImageNet weights of the backbone.")],
+    init: Annotated[
+        str, typer.Option(help="Pretrained weights of the backbone: a file or repository.")
+    ],
     val: Val = None,
-    kind: Annotated[Kind, typer.Option(help="rcnn learns in minutes.")] = "rcnn",
+    kind: Annotated[
+        Kind, typer.Option(help="rcnn learns in minutes, fast-rcnn in hours.")
+    ] = "rcnn",
     backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
     category: Annotated[
         list[str] | None,
@@ -136,10 +152,10 @@ def detector(
     ] = 10,
     weights: Annotated[str, typer.Option(help="Model that proposes.")] = Proposing.weights,
     num_proposals: Annotated[
-        int, typer.Option(min=1, help="Maximum number of regions per photo.")
+        int, typer.Option(min=1, help="Maximum number of regions per photo; detect uses it too.")
     ] = Proposing.num_proposals,
     scales: Annotated[
-        str, typer.Option(help="Scales of proposals: default, zoom or zoom2.")
+        str, typer.Option(help="As in propose, for the proposals.")
     ] = Proposing.scales,
     proposals: Annotated[
         Path | None, typer.Option(help="COCO results file to use instead of the model.")
@@ -153,7 +169,10 @@ def detector(
     precision: Precision = "32-true",
     workers: Workers = 1,
 ) -> None:
-    """R-CNN or Fast R-CNN: names for proposals. Every object of the photos must be labelled."""
+    """R-CNN or Fast R-CNN: names for proposals.
+
+    Label every object of these photos: what is not labelled counts as background.
+    """
     with clear_errors():
         numbers = change(fast_rcnn(), settings or [])
         if kind == "rcnn" and (devices > 1 or numbers != replace(fast_rcnn(), seed=numbers.seed)):

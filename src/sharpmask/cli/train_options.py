@@ -15,24 +15,28 @@ from sharpmask.training.recipes import RECIPES, Recipe, change
 Train = Annotated[
     list[Path], typer.Option(help="COCO annotation file to learn from; may be given repeatedly.")
 ]
-Images = Annotated[Path, typer.Option(help="Folder of the photos, of --val too.")]
+Images = Annotated[Path, typer.Option(help="Folder of the photos of all annotation files.")]
 Output = Annotated[
     Path, typer.Option(help="Folder of the run; the same command goes on with a stopped one.")
 ]
-Val = Annotated[Path | None, typer.Option(help="COCO annotation file to measure on.")]
+Val = Annotated[Path | None, typer.Option(help="COCO annotation file to measure on, now and then.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change a number of the recipe: key=value; may be given repeatedly."
+        "--set", help="Change a number of the recipe, e.g. steps=1000; docs/train.md lists them."
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")]
-Devices = Annotated[int, typer.Option(min=1, help="Number of devices, a process for each.")]
+Devices = Annotated[int, typer.Option(min=1, help="Number of GPUs (or processes on a CPU).")]
 Precision = Annotated[
     str,
-    typer.Option(help="32-true, bf16-mixed (also faster on CPUs that have bfloat16), 16-mixed."),
+    typer.Option(
+        help="32-true; bf16-mixed, faster where the processor has bfloat16; 16-mixed, for GPUs."
+    ),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that prepare data.")]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes that prepare data; 0: the training process itself.")
+]
 
 
 def choose_recipe(name: str, settings: list[str] | None) -> Recipe:

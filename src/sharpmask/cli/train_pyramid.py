@@ -29,21 +29,26 @@ def pyramid(
     images: Images,
     output: Output,
     init: Annotated[
-        str | None, typer.Option(help="Weights of the YOLOX-Nano trunk: file or repository.")
+        str | None,
+        typer.Option(help="Weights of the YOLOX-Nano trunk: file or repository; random without."),
     ] = None,
     share: Annotated[
         list[str] | None,
         typer.Option(
-            help="source=share: a source's fixed share of the scenes, 0 to 1; the others share "
-            "the rest. May be given repeatedly."
+            help="SOURCE=FRACTION of the scenes, 0 to 1. A source is what an image entry's "
+            "'source' says. May be given repeatedly."
         ),
     ] = None,
     keep_source: Annotated[
         list[str] | None,
-        typer.Option(help="Source whose photos are never trained on; may be given repeatedly."),
+        typer.Option(help="Leave out the photos of this source; may be given repeatedly."),
     ] = None,
     keep_photos: Annotated[
-        int, typer.Option(min=0, help="Number of photos of other sources never trained on.")
+        int,
+        typer.Option(
+            min=0,
+            help="Leave so many photos of the other sources out too (kept_back.json names them).",
+        ),
     ] = 0,
     settings: Set = None,
     device: Device = "auto",
@@ -51,7 +56,7 @@ def pyramid(
     precision: Precision = "32-true",
     workers: Workers = 1,
 ) -> None:
-    """All levels of a feature pyramid at once, from one reading of each scene."""
+    """A model like the default one, in one stage. It measures nothing on the way."""
     with clear_errors():
         numbers = change(pyramid_recipe(), settings or [])
         shares = parse_shares(share or [])

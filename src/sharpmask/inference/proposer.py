@@ -64,8 +64,8 @@ class Proposer:
         num_candidates: Minimum number of masks decoded, to be ranked by quality and compared with
             each other. 1.5 times ``num_proposals`` is enough: more candidates found no more
             objects (docs/log.md).
-        scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), or
-            octaves.
+        scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), "fast"
+            (a feature pyramid's, smaller by half an octave), or octaves.
         mask_threshold: Probability above which a pixel belongs to the object; the one chosen for
             the model's kind if None.
         quality_exponent: Proposals are ranked by score * quality ** quality_exponent, where quality
