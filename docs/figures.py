@@ -145,6 +145,22 @@ def ranking() -> str:
     return table([*header, "mask AR@10", "@100", "@1000", "S"], rows)
 
 
+def photo_times() -> str:
+    """Time of a photo for each model and engine, beside a matrix product of the same run."""
+    content = result("photo_time")
+    rows = [
+        [
+            f"`{row['model']}`" + ("" if row["scales"] == "default" else f", {row['scales']}"),
+            f"`{row['engine']}`",
+            f"{row['median_s']:.2f} s",
+            f"{row['of_product']:.2f}",
+        ]
+        for row in content["rows"]
+    ]
+    header = ["model", "engine", "time of a photo", "of a 4096^3 product's"]
+    return table(header, rows)
+
+
 def card(name: str) -> str:
     """What a shipped model says of itself."""
     from sharpmask.models.pretrained import load, read_metadata
@@ -210,7 +226,7 @@ def targets() -> str:
     }
     rows = [
         [
-            "default model, 100 proposals: time / time of a 4096^3 matrix product, best engine",
+            "`sharpmask-mobilenetv2`, 100 proposals: time / time of a 4096^3 product, best engine",
             f"{relative['OpenVINO, bfloat16']:.2f}",
             "at most .87",
         ],

@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+import sharpmask
 from reference.small_nets import GEOMETRY
 from reference.template_engine import TemplateEngine
+from sharpmask import defaults
 from sharpmask.cli.propose import propose
 from sharpmask.engines.torch_engine import TorchEngine
-from sharpmask.geometry import SHARPMASK_GEOMETRY
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import DECODE_BATCH, Proposer, apart_first, mask_quality, sigmoid
 from sharpmask.models.backbones import Bottleneck, ResNet
@@ -506,7 +507,7 @@ def test_a_file_a_model_and_an_engine_propose_alike(saved):
 
 def test_nothing_given_is_the_default_model():
     proposer = Proposer(engine="torch", device="cpu")
-    assert proposer.engine.geometry == SHARPMASK_GEOMETRY
+    assert proposer.engine.geometry == sharpmask.load(defaults.MODEL).geometry
     with pytest.raises(WeightsError, match="no such weights"):
         Proposer("sharpmask-of-nobody")
 

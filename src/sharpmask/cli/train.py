@@ -140,7 +140,7 @@ def detector(
     ],
     val: Val = None,
     kind: Annotated[
-        Kind, typer.Option(help="rcnn learns in minutes, fast-rcnn in hours.")
+        Kind, typer.Option(help="rcnn learns in minutes; fast-rcnn trains a network.")
     ] = "rcnn",
     backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
     category: Annotated[
