@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sharpmask
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +36,7 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.slow  # exports the default model
 def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     assert len(blocks) == 1
@@ -49,6 +52,6 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     *_, first, second, third = ran.stdout.splitlines()
-    assert first.startswith("a.jpg Proposals")
+    assert first.startswith("a.jpg <Proposals: 100 masks")
     assert second.startswith("b.jpg b.jpg: ")
-    assert third.startswith("Proposals")
+    assert third.startswith("<Proposals: ")

@@ -65,7 +65,7 @@ def test_the_proposer_is_found_from_another_folder(folder, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert note["weights"] == os.path.join(folder, "proposer.safetensors")  # noqa: PTH118
     assert proposer_source({"proposals": note}, "run") == note["weights"]
-    assert Proposing().note()["weights"] == "sharpmask-mobilenetv2"  # a name stays a name
+    assert Proposing().note()["weights"] == defaults.MODEL  # a name stays a name
 
 
 def test_a_missing_or_changed_proposer_is_named(folder, tmp_path):

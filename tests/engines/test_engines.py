@@ -36,7 +36,7 @@ COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
     scope="session",
     params=[
         (NAMES[1], "openvino"),
-        ("thin", "onnx"),
+        pytest.param(("thin", "onnx"), marks=pytest.mark.slow),
         ("pyramid", "openvino"),
         *(
             pytest.param(slow, marks=pytest.mark.slow)

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 
 import sharpmask
-from sharpmask import DeepMask, SharpMask, WeightsError
+from sharpmask import DeepMask, SharpMask, SharpMaskPyramid, WeightsError
 from sharpmask.models.pretrained import build, load, read_metadata
 from sharpmask.models.sources import names, resolve
 
@@ -65,9 +65,13 @@ def test_publishing(tmp_path, monkeypatch):
 
 
 def test_the_package_ships_these():
-    assert {"deepmask-mobilenetv2", "sharpmask-mobilenetv2"} <= set(names())
-    for name in names():
-        kind = SharpMask if name.startswith("sharpmask") else DeepMask
+    kinds = {
+        "deepmask-mobilenetv2": DeepMask,
+        "sharpmask-mobilenetv2": SharpMask,
+        "sharpmask-pyramid-nano": SharpMaskPyramid,
+    }
+    assert set(names()) == kinds.keys()
+    for name, kind in kinds.items():
         assert type(sharpmask.load(name)) is kind
         assert resolve(name).stat().st_size < 20e6
 
