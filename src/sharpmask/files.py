@@ -132,6 +132,21 @@ def cache_folder() -> Path:
         return _process_folder()
 
 
+@contextmanager
+def some_home() -> Iterator[None]:
+    """A home for libraries that cannot do without, where the user has none."""
+    try:
+        Path.home()
+    except RuntimeError:  # neither HOME nor an entry in passwd
+        os.environ["HOME"] = str(_process_folder())
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+    else:
+        yield
+
+
 @cache
 def _process_folder() -> Path:
     folder, owner = tempfile.mkdtemp(prefix="sharpmask-"), os.getpid()

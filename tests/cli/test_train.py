@@ -198,9 +198,9 @@ def test_two_processes_stop_together_and_go_on(given, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "of 40 steps are saved" in errors
-    assert shown.count("train.json: 9 photos") == 1
+    assert errors.count("train.json: 9 photos") == 1
     with subprocess.Popen(**options) as process:
-        shown, errors = process.communicate(timeout=600)
+        _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     assert (tmp_path / "run" / "model.safetensors").exists()
 

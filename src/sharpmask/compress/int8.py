@@ -11,6 +11,7 @@ import numpy as np
 
 from sharpmask.engines.export import replacing
 from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, openvino_core
+from sharpmask.files import some_home
 from sharpmask.images import read_image
 from sharpmask.inference.proposer import DECODE_BATCH, Proposer
 from sharpmask.masks import rle_iou
@@ -37,8 +38,9 @@ def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) 
     """
     os.environ.setdefault("NNCF_CI", "1")  # or nncf sends usage data
     try:
-        import nncf
-        import openvino
+        with some_home():
+            import nncf
+            import openvino
     except ImportError as error:
         raise ValueError(f"int8: {error}; pip install 'sharpmask[int8]'") from None
     before = ExportedEngine(source)

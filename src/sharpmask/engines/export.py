@@ -22,7 +22,7 @@ from torch import Tensor
 from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
 from sharpmask.engines.threads import starting
 from sharpmask.engines.torch_engine import Decoder, Encoder, TorchEngine
-from sharpmask.files import PART
+from sharpmask.files import PART, some_home
 from sharpmask.models.pretrained import Model
 
 LOGIT_TOLERANCE = 1e-3
@@ -51,7 +51,7 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
     image = torch.from_numpy(rng.integers(0, 256, (*size, 3), np.uint8))
     cells = torch.tensor([[0, 0, 1], [0, 2, 3], [geometry.num_levels - 1, 3, 4]])
     encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
-    with starting, replacing(folder) as temporary, torch.no_grad():
+    with starting, some_home(), replacing(folder) as temporary, torch.no_grad():
         features = encoder(image)
         with warnings.catch_warnings(action="ignore"):  # of torch about its own tracers
             write(encoder, (image,), temporary / "encoder")
