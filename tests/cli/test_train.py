@@ -194,7 +194,7 @@ def test_two_processes_stop_together_and_go_on(given, tmp_path):
                 break
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        shown, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "of 40 steps are saved" in errors
