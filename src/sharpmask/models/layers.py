@@ -107,17 +107,13 @@ def gather_windows(
     x: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"], size: int, step: int = 1
 ) -> Float[Tensor, "n c size size"]:
     """Cut the square of ``size`` at ``step * (row, column)`` of each cell (image, row, column)."""
-    batch, channels, height, width = x.shape
+    height, width = x.shape[2:]
     image, row, column = cells.unbind(1)
     # An image of no whole strides leaves finer maps short of the last cell, by up to seven values.
     reach = torch.arange(size, device=x.device)
     rows = (step * row).clamp(max=height - size)[:, None] + reach
     columns = (step * column).clamp(max=width - size)[:, None] + reach
-    # One index into a list of places: its gradient needs no more room than the map itself.
-    places = (image[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
-    values = x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
-    windows = values.index_select(0, places.flatten())
-    return windows.reshape(cells.shape[0], size, size, channels).permute(0, 3, 1, 2)
+    return gather(x, image, rows, columns).permute(0, 3, 1, 2)
 
 
 def gather_centred(
@@ -127,21 +123,31 @@ def gather_centred(
 
     What lies beyond the map is zero. Cells are (image, row, column).
     """
-    batch, channels, height, width = x.shape
+    height, width = x.shape[2:]
     image, row, column = cells.unbind(1)
     offsets = torch.arange(-reach, reach + 1, device=x.device)
     rows = (step * row)[:, None] + offsets
     columns = (step * column)[:, None] + offsets
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
-        :, None, :
-    ]
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    inside_rows = (rows >= 0) & (rows < height)
+    inside_columns = (columns >= 0) & (columns < width)
+    inside = inside_rows[:, :, None] & inside_columns[:, None, :]
+    windows = gather(x, image, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    return (windows * inside[..., None]).permute(0, 3, 1, 2)
+
+
+def gather(
+    x: Float[Tensor, "b c h w"],
+    image: Int[Tensor, " n"],
+    rows: Int[Tensor, "n s"],
+    columns: Int[Tensor, "n s"],
+) -> Float[Tensor, "n s s c"]:
+    """The values of a map at the crossings of rows and columns, for each of n windows."""
+    batch, channels, height, width = x.shape
+    # One index into a list of places: its gradient needs no more room than the map itself.
     places = (image[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
     values = x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
     windows = values.index_select(0, places.flatten())
-    size = 2 * reach + 1
-    windows = windows.reshape(cells.shape[0], size, size, channels) * inside[..., None]
-    return windows.permute(0, 3, 1, 2)
+    return windows.reshape(rows.shape[0], rows.shape[1], rows.shape[1], channels)
 
 
 class WindowLinear(nn.Conv2d):
