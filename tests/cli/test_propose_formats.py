@@ -20,6 +20,7 @@ import sharpmask
 from found_masks import iou, mask_of
 from sharpmask.cli.main import app
 from sharpmask.cli.photos import Results
+from sharpmask.inference.batch import unshown
 from sharpmask.models.pretrained import build, save
 from sharpmask.writers.formats import FORMATS
 
@@ -323,7 +324,7 @@ def test_json_is_all_that_is_written(propose, photos, tmp_path):
 def test_quiet_says_nothing_but_problems(propose, photos):
     result = propose(photos, "--quiet")
     assert (result.exit_code, result.output) == (0, "")
-    assert Results(Path("found.json"), as_json=False, quiet=True).progress is None
+    assert Results(Path("found.json"), as_json=False, quiet=True).progress is unshown
 
 
 def test_completion_is_offered_for_commands_and_formats():

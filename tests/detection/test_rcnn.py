@@ -158,7 +158,7 @@ def test_a_category_without_objects_is_named():
 def test_a_missing_library_is_named_before_anything_is_described(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"scikit-learn .* pip install 'sharpmask\[rcnn\]'"):
-        fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, track=None)
+        fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, progress=None)
 
 
 class ColourNet:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
-from sharpmask.cli.console import clear_errors, err, out
+from sharpmask.cli.console import clear_errors, out, progress
 from sharpmask.compress.vectors import shorten_vector
 from sharpmask.images import list_images, read_image
 from sharpmask.models.pretrained import load, save
@@ -28,7 +27,7 @@ def compress(
     with clear_errors():
         model = load(weights)
         paths = list_images([images])[:first]
-        shown = track(paths, "reading", console=err, disable=not err.is_terminal, transient=True)
+        shown = progress(paths, len(paths))
         compressed, kept = shorten_vector(model, map(read_image, shown), vector)
         metadata = model.metadata | {
             "compression": {"vector": vector, "photos": len(paths), "variance_kept": kept}

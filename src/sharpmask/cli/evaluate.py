@@ -1,15 +1,12 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from sharpmask import defaults
-from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.cli.console import clear_errors, complain, out, progress
 from sharpmask.coco.results import ResultsFile
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.evaluation.average_precision import average_precision, precision_table
@@ -123,20 +120,11 @@ def score_model(
         raise ValueError("--images: the folder of the photos is needed to run a model")
     streams = streams_for(first or MAX_STREAMS)
     proposer = Proposer(load_engine(*engine, streams=streams), **options)
-    with progress_bar() as progress:
-        result = run_evaluation(
-            annotations, images=images, proposer=proposer, boxes_only=boxes_only, first=first,
-            streams=streams, progress=progress, report=complain,
-        )  # fmt: skip
+    result = run_evaluation(
+        annotations, images=images, proposer=proposer, boxes_only=boxes_only, first=first,
+        streams=streams, progress=progress, report=complain,
+    )  # fmt: skip
     return result, proposer.engine.name
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where somebody looks."""
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("evaluating", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def only(context: typer.Context, allowed: set[str], purpose: str) -> None:

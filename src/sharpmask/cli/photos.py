@@ -17,7 +17,7 @@ import typer
 from sharpmask.cli.console import complain, duration, err, out, print_file, progress, refuse_options
 from sharpmask.engines.protocol import Engine
 from sharpmask.images import list_images, read_stream, write_image
-from sharpmask.inference.batch import Outcome, Progress, find_photos, number_photos
+from sharpmask.inference.batch import Outcome, Progress, find_photos, number_photos, unshown
 from sharpmask.inference.journal import Photo
 from sharpmask.models.sources import resolve
 from sharpmask.writers.writer import Writer
@@ -86,9 +86,9 @@ class Results:
         return len(paths), found
 
     @property
-    def progress(self) -> Progress | None:
+    def progress(self) -> Progress:
         """Shows how many photos are done."""
-        return None if self.quiet else progress
+        return unshown if self.quiet else progress
 
     def conclude(self, outcome: Outcome, given: int, writers: Sequence[Writer] = ()) -> None:
         """Say in one line what was done, what failed, how long it took, and where it is.

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sharpmask.cli.console import clear_errors, complain
-from sharpmask.cli.console import progress as shown
+from sharpmask.cli.console import clear_errors, complain, progress
 from sharpmask.cli.train_options import (
     Device,
     Devices,
@@ -73,10 +72,10 @@ def deepmask(
     with clear_errors():
         numbers = choose_recipe(recipe, settings)
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
+        with stop_reported(fabric), StepProgress(numbers) as steps:
             figures = train_deepmask(
                 train=train, images=images, val=val, output=output, init=init, recipe=numbers,
-                fabric=fabric, workers=workers, report=complain, on_step=progress,
+                fabric=fabric, workers=workers, report=complain, on_step=steps,
                 backbone=backbone, head=head, bottleneck_channels=bottleneck_channels,
             )  # fmt: skip
         show(figures, "validation patches", f"model in {output / MODEL}", fabric)
@@ -120,10 +119,10 @@ def sharpmask(
     with clear_errors():
         numbers = choose_recipe(recipe, settings)
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
+        with stop_reported(fabric), StepProgress(numbers) as steps:
             figures = train_sharpmask(
                 train=train, images=images, val=val, output=output, deepmask=deepmask,
-                recipe=numbers, fabric=fabric, workers=workers, report=complain, on_step=progress,
+                recipe=numbers, fabric=fabric, workers=workers, report=complain, on_step=steps,
                 mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
                 upsampling=upsampling,
             )  # fmt: skip
@@ -182,11 +181,11 @@ def detector(
             )
         fabric = choose_devices(device, devices, precision)
         proposing = Proposing(weights, num_proposals, scales, proposals, val_proposals)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
+        with stop_reported(fabric), StepProgress(numbers) as steps:
             figures = train_detector(
                 train=train, images=images, val=val, output=output, init=init, kind=kind,
                 backbone=backbone, categories=category or (), min_objects=min_objects,
                 proposing=proposing, recipe=numbers, fabric=fabric, workers=workers,
-                report=complain, track=shown, on_step=progress,
+                report=complain, progress=progress, on_step=steps,
             )  # fmt: skip
         show(figures, "validation photos", f"detector in {output / MODEL}", fabric)

@@ -61,11 +61,11 @@ def pyramid(
         numbers = change(pyramid_recipe(), settings or [])
         shares = parse_shares(share or [])
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
+        with stop_reported(fabric), StepProgress(numbers) as steps:
             figures = train_pyramid(
                 train=train, images=images, output=output, init=init, shares=shares,
                 keep_sources=keep_source or (), keep_photos=keep_photos, recipe=numbers,
-                fabric=fabric, workers=workers, report=complain, on_step=progress,
+                fabric=fabric, workers=workers, report=complain, on_step=steps,
             )  # fmt: skip
         show(figures, "validation patches", f"model in {output / MODEL}", fabric)
 

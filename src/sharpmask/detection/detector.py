@@ -16,7 +16,7 @@ from sharpmask.detection.proposing import load_proposer
 from sharpmask.detection.regions import Regions
 from sharpmask.engines.load import EngineName
 from sharpmask.images import ImageError, read_image
-from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
+from sharpmask.inference.batch import find_in_each
 from sharpmask.inference.proposer import Proposer
 
 MAX_DETECTIONS = 100
@@ -138,18 +138,10 @@ class Detector:
         Args:
             photos: Paths, PIL images or arrays.
 
-        Yields:
+        Returns:
             Each photo as it was given, in order, with its detections or its error.
         """
-
-        def detect(photo: Photo) -> tuple[Photo, Detections | ImageError]:
-            try:
-                return photo, self(photo)
-            except ImageError as error:
-                return photo, error
-
-        for call in map_ordered(detect, photos, streams_for(MAX_STREAMS)):
-            yield call.result()
+        return find_in_each(self, photos)
 
     def _best(
         self, scores: Float[np.ndarray, " n"], boxes: Float[np.ndarray, "n 4"]

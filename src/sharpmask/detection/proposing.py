@@ -1,7 +1,7 @@
 """How a detector finds its regions; its proposer is noted in its file, and found again."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,7 @@ from sharpmask.detection.region_sources import (
 from sharpmask.detection.regions import Regions
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.files import cache_folder, fingerprint
-from sharpmask.inference.batch import streams_for
+from sharpmask.inference.batch import Progress, Report, streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.sources import WeightsError, names, resolve, source_fingerprint
 
@@ -66,8 +66,8 @@ class Proposing:
         images: Sequence[CocoImage],
         file: Path | None,
         device: str,
-        report: Callable[[str], None],
-        track: Callable[..., Iterable[Any]],
+        report: Report,
+        progress: Progress,
     ) -> Photos:
         """Photos with their regions: from a file, or proposed and kept in the user's cache."""
         streams = streams_for(len(images))
@@ -85,7 +85,7 @@ class Proposing:
                 proposer,
             )
         found = regions_of_all(images, source, streams=streams, report=report)
-        return list(track(found, len(images), "photos proposed"))
+        return list(progress(found, len(images), "photos proposed"))
 
 
 def proposer_note(

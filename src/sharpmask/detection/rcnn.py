@@ -22,6 +22,7 @@ from sharpmask.detection.matching import match
 from sharpmask.detection.regions import Regions
 from sharpmask.files import fingerprint, replacing_file
 from sharpmask.geometry import GREY
+from sharpmask.inference.batch import Progress, unshown
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.layers import Normalize
 from sharpmask.models.tails import TAILS
@@ -233,7 +234,7 @@ def train_rcnn(
     categories: Sequence[Category],
     *,
     seed: int = 0,
-    track: Callable[[Sequence[int]], Iterable[int]] = iter,
+    progress: Progress = unshown,
 ) -> RCNN:
     """Fit the SVMs and the box regressors.
 
@@ -242,7 +243,7 @@ def train_rcnn(
         examples: Regions of training photos.
         categories: In the order of the examples' columns.
         seed: Of the first negatives.
-        track: Wraps the list of categories, to show a bar for example.
+        progress: Shows how many categories are done.
 
     Raises:
         ValueError: A category has no object.
@@ -251,7 +252,7 @@ def train_rcnn(
     channels = examples.vectors.shape[1]
     svm = np.zeros((len(categories), channels + 1), np.float32)
     boxes = np.zeros((len(categories), 4, channels + 1), np.float32)
-    for number in track(range(len(categories))):
+    for number in progress(range(len(categories)), len(categories), "categories learned"):
         if not (examples.objects == number).any():
             raise ValueError(f"category {categories[number].name!r} has no object to learn from")
         svm[number] = fit_svm(examples, number, scale, np.random.default_rng((seed, number)))

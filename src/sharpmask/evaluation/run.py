@@ -1,6 +1,6 @@
 """Evaluation from start to end: what ``sharpmask evaluate`` does, callable."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,15 @@ from sharpmask.coco.reader import CocoFile, load_ground_truth, no_objects
 from sharpmask.coco.records import ImageEntry
 from sharpmask.coco.results import ResultsFile
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
-from sharpmask.inference.batch import map_ordered, streams_for
+from sharpmask.inference.batch import (
+    Progress,
+    Report,
+    map_ordered,
+    silent,
+    streams_for,
+    unshown,
+)
 from sharpmask.inference.proposer import Proposer
-
-Progress = Callable[[int, int], None]
-"""Is told how many of how many photos are done."""
-Report = Callable[[str], None]
-"""Is told what ails a photo."""
-
-
-def silent(*_: object) -> None:
-    """Progress and reports that nobody wants."""
 
 
 def evaluate(
@@ -33,7 +31,7 @@ def evaluate(
     boxes_only: bool = False,
     first: int | None = None,
     streams: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = unshown,
     report: Report = silent,
 ) -> Evaluation:
     """Average Recall of a model, or of the proposals of any method.
@@ -46,8 +44,8 @@ def evaluate(
         boxes_only: Score boxes alone; the annotations then need no masks.
         first: Only so many images, by id.
         streams: Photos worked on at once; by default as many as fit the machine.
-        progress: See ``Progress``.
-        report: See ``Report``.
+        progress: Shows how many photos are done.
+        report: Is told, in a line each, of photos that cannot be read.
 
     Raises:
         ValueError: The annotations cannot be used or hold no object, no photo can be read, or the
@@ -77,7 +75,7 @@ def evaluate_model(
     *,
     boxes_only: bool = False,
     streams: int | None = 1,
-    progress: Progress = silent,
+    progress: Progress = unshown,
     report: Report = silent,
 ) -> Evaluation:
     """Run a model over the photos of a data set and score it; those it cannot see are missed.
@@ -90,13 +88,12 @@ def evaluate_model(
     evaluator = ProposalEvaluator(masks=not boxes_only)
     problems: list[str] = []
     found = find_all(truth.images, folder, proposer, streams=streams)
-    for done, (image, records, problem) in enumerate(found, 1):
+    for done, (image, records, problem) in enumerate(progress(found, len(truth.images)), 1):
         evaluator.add(image, records)
         problems += [problem] if problem else []
         if len(problems) < done:  # while none could be read, one line will say so
             while problems:
                 report(problems.pop(0))
-        progress(done, len(truth.images))
     evaluation = evaluator.summarize()
     if evaluation.unseen == evaluation.images > 0:
         raise ValueError(

@@ -27,6 +27,25 @@ MAX_STREAMS = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Progress = Callable[..., Iterable[Any]]
+"""Passes items on and shows how many are done: see ``unshown`` for what it is given."""
+Report = Callable[[str], object]
+"""Is told of a problem, or of what a user should know, in one line."""
+
+
+def unshown(items: Iterable[Item], total: int, what: str = "photos") -> Iterable[Item]:  # noqa: ARG001
+    """Pass items on and show nothing.
+
+    Args:
+        items: What is worked on.
+        total: How many there are.
+        what: What they are, in the plural.
+    """
+    return items
+
+
+def silent(line: str) -> None:
+    """Report nothing."""
 
 
 def streams_for(count: int) -> int:
@@ -56,6 +75,32 @@ def map_ordered(
                 call.cancel()
 
 
+def find_in_each(
+    find: Callable[[Item], Result], photos: Iterable[Item]
+) -> Iterator[tuple[Item, Result | ImageError]]:
+    """Find something in many photos, some at the same time.
+
+    A photo that cannot be read costs itself alone. Photos are taken, and results kept, only a few
+    ahead of the one that is asked for.
+
+    Args:
+        find: Finds in a photo; threads call it.
+        photos: Whatever ``find`` takes.
+
+    Yields:
+        Each photo as it was given, in order, with what was found or its error.
+    """
+
+    def attempt(photo: Item) -> tuple[Item, Result | ImageError]:
+        try:
+            return photo, find(photo)
+        except ImageError as error:
+            return photo, error
+
+    for call in map_ordered(attempt, photos, streams_for(MAX_STREAMS)):
+        yield call.result()
+
+
 class Found(Protocol):
     """What was found in a photo: proposals or detections."""
 
@@ -70,8 +115,6 @@ class Found(Protocol):
 
 
 Kind = TypeVar("Kind", bound=Found)
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-"""Passes items on, given how many there are, and shows how far they are."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +148,8 @@ def write_records(
     streams: int = 1,
     draw: Callable[[Kind], UInt8[np.ndarray, "h w 3"]] | None = None,
     writers: Sequence[Writer] = (),
-    progress: Progress | None = None,
-    report: Callable[[str], object] = str,
+    progress: Progress = unshown,
+    report: Report = silent,
 ) -> Outcome:
     """Write what is found in all photos that can be read to one file of COCO results.
 
@@ -124,7 +167,7 @@ def write_records(
         draw: Makes a picture of what was found, to be written beside ``file``.
         writers: Write further formats beside ``file``; then proposals must be found.
         progress: Shows how many photos are done.
-        report: Is told of every problem in one line; by default nobody is.
+        report: Is told of every problem.
 
     Raises:
         ValueError: Another run writes to the folder, or ``file`` is one of the photos.
@@ -156,13 +199,9 @@ def write_records(
         left = [photo for photo in photos if not journal.has(photo)]
         if len(left) < len(photos):
             report(f"{len(photos) - len(left)} of {len(photos)} photos were done before")
-        calls: Iterable[tuple[Photo, Future[Any]]] = zip(
-            left, map_ordered(found_in, left, streams), strict=True
-        )
-        if progress:
-            calls = progress(calls, len(left))
+        calls = zip(left, map_ordered(found_in, left, streams), strict=True)
         try:
-            for photo, call in calls:
+            for photo, call in progress(calls, len(left)):
                 try:
                     image_size, records, problem = call.result()
                 except ImageError as error:
@@ -220,9 +259,7 @@ def number_photos(paths: Sequence[Path]) -> list[Photo]:
     return [Photo(path, position) for position, path in enumerate(paths, 1)]
 
 
-def find_photos(
-    paths: Sequence[Path], annotations: Path, report: Callable[[str], object]
-) -> list[Photo]:
+def find_photos(paths: Sequence[Path], annotations: Path, report: Report) -> list[Photo]:
     """Photos with the ids that an annotation file gives to their file names.
 
     A photo belongs to the image whose ``file_name`` is the end of its path; the longest counts. One

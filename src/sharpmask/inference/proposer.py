@@ -18,7 +18,7 @@ from sharpmask.engines.load import EngineName, engine_of
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import ImageError, read_image
-from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
+from sharpmask.inference.batch import find_in_each
 from sharpmask.proposals import Proposals
 
 if TYPE_CHECKING:  # engines need no torch
@@ -135,18 +135,10 @@ class Proposer:
         Args:
             photos: Paths, PIL images or arrays, mixed as you like.
 
-        Yields:
+        Returns:
             Each photo as it was given, in order, with its proposals or its error.
         """
-
-        def propose(photo: GivenPhoto) -> tuple[GivenPhoto, Proposals | ImageError]:
-            try:
-                return photo, self(photo)
-            except ImageError as error:
-                return photo, error
-
-        for call in map_ordered(propose, photos, streams_for(MAX_STREAMS)):
-            yield call.result()
+        return find_in_each(self, photos)
 
     def __call__(self, image: Photo) -> Proposals:
         """Propose objects in one photo.

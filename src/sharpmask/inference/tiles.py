@@ -1,6 +1,6 @@
 """Images far larger than a photo: aerial pictures, scans, panoramas."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from os import PathLike
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from sharpmask.images import read_image, reduce_image
+from sharpmask.inference.batch import Progress, unshown
 from sharpmask.inference.proposer import Proposer
 from sharpmask.proposals import Proposals
 
@@ -41,7 +42,7 @@ class TiledProposer:
         proposer: Reads the tiles; their side is its ``image_size``.
         num_proposals: Most masks for the image.
         overlap: Share of a tile that its neighbour reads too.
-        progress: Wraps the list of tiles of each level, to show a bar for example.
+        progress: Shows how many tiles of each level are done.
 
     Raises:
         ValueError: A setting is out of range.
@@ -53,7 +54,7 @@ class TiledProposer:
         *,
         num_proposals: int = 1000,
         overlap: float = 0.25,
-        progress: Callable[[Sequence[Tile]], Iterable[Tile]] = iter,
+        progress: Progress = unshown,
     ) -> None:
         if num_proposals < 1:
             raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
@@ -85,7 +86,7 @@ class TiledProposer:
         best: list[Proposals] = []
         while True:
             tiles = self.tiles(level.shape[:2])
-            for tile in self.progress(tiles):
+            for tile in self.progress(tiles, len(tiles), "tiles"):
                 best.append(self.read(tile, level, pixels))
                 if sum(map(len, best)) > 2 * self.num_proposals:
                     best = [self.merge(best)]

@@ -16,18 +16,12 @@ from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.level_scenes import LevelSceneBatch, LevelSceneDataset, collate_level_scenes
 from sharpmask.data.mixture import keep_back
 from sharpmask.files import write_json
+from sharpmask.inference.batch import Report, silent
 from sharpmask.models.pretrained import load_trunk
 from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
 from sharpmask.models.sources import source_fingerprint
 from sharpmask.training.loop import fit
-from sharpmask.training.origin import (
-    MODEL,
-    Report,
-    StrPath,
-    objects_in,
-    silent,
-    train_on_files,
-)
+from sharpmask.training.origin import MODEL, StrPath, objects_in, train_on_files
 from sharpmask.training.recipes import Recipe, deepmask
 from sharpmask.training.stages import save_learned
 

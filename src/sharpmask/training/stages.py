@@ -17,6 +17,7 @@ from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
 from sharpmask.geometry import PatchGeometry
+from sharpmask.inference.batch import Report, silent
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.pretrained import PatchModel, build, load, load_backbone, save
 from sharpmask.models.sharpmask import SharpMask
@@ -25,14 +26,7 @@ from sharpmask.models.window_net import SavedNet
 from sharpmask.training import recipes
 from sharpmask.training.loop import fit
 from sharpmask.training.losses import patch_loss, scene_loss
-from sharpmask.training.origin import (
-    MODEL,
-    Report,
-    StrPath,
-    objects_in,
-    silent,
-    train_on_files,
-)
+from sharpmask.training.origin import MODEL, StrPath, objects_in, train_on_files
 from sharpmask.training.patch_metrics import measure_patches
 from sharpmask.training.recipes import Recipe
 
