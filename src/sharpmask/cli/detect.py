@@ -7,11 +7,11 @@ import typer
 
 from sharpmask import defaults
 from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, refuse_options
+from sharpmask.cli.model_options import Device, EngineChoice
 from sharpmask.cli.photos import Annotations, AsJson, Images, Quiet, Results, settings_of
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.files import load_classifier
 from sharpmask.detection.proposing import load_proposer, proposer_source
-from sharpmask.engines.load import EngineName
 from sharpmask.inference.batch import streams_for, write_records
 
 FILES = ("output", "overlay", "overlay_score")
@@ -42,10 +42,8 @@ def detect(
     overlay_score: Annotated[
         float, typer.Option(help="Draw objects with at least this score (0 to 1).")
     ] = defaults.OVERLAY_SCORE,
-    engine: Annotated[EngineName, typer.Option(help="What runs the model that proposes.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="Where the model that proposes runs: auto, cpu or cuda.")
-    ] = "auto",
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,6 +7,14 @@ import typer
 
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, complain, out, progress
+from sharpmask.cli.model_options import (
+    Device,
+    EngineChoice,
+    MaskThreshold,
+    Scales,
+    Suppression,
+    Weights,
+)
 from sharpmask.coco.results import ResultsFile
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.evaluation.average_precision import average_precision, precision_table
@@ -48,22 +56,19 @@ def evaluate(
     boxes_only: Annotated[
         bool, typer.Option("--boxes-only", help="Score boxes; annotations need no masks.")
     ] = False,
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Model: a shipped model's name, a file, a folder, or a Hugging Face repository."
-        ),
-    ] = defaults.MODEL,
+    weights: Weights = defaults.MODEL,
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     num_proposals: Annotated[
         int, typer.Option(help="Maximum number of proposals per photo; AR@1000 needs 1000.")
     ] = 1000,
-    scales: Annotated[str, typer.Option(help="As in propose.")] = "default",
-    mask_threshold: Annotated[float | None, typer.Option(help="As in propose.")] = None,
-    suppression: Annotated[float, typer.Option(help="As in propose.")] = (defaults.SUPPRESSION),
-    first: Annotated[int | None, typer.Option(min=1, help="Only so many images, by id.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="As in propose.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    scales: Scales = "default",
+    mask_threshold: MaskThreshold = None,
+    suppression: Suppression = defaults.SUPPRESSION,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Use only so many images, those with the least ids.")
+    ] = None,
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
 ) -> None:
     """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots.
 

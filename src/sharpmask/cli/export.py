@@ -8,6 +8,7 @@ import typer
 
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, out
+from sharpmask.cli.model_options import Weights
 from sharpmask.coco.reader import load_ground_truth
 from sharpmask.engines.export import export as export_model
 from sharpmask.engines.exported import Runtime
@@ -23,12 +24,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def export(
     output: Annotated[Path, typer.Option(help="Folder for the exported model.")],
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Model: a shipped model's name, a file, a run, or a Hugging Face repository."
-        ),
-    ] = defaults.MODEL,
+    weights: Weights = defaults.MODEL,
     runtime: Annotated[Runtime, typer.Option("--format", help="What is to run it.")] = "onnx",
     int8: Annotated[
         bool,

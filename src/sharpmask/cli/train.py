@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sharpmask.cli.console import clear_errors, complain, progress
+from sharpmask.cli.console import clear_errors, progress
 from sharpmask.cli.train_options import (
+    Backbone,
     Device,
     Devices,
     Images,
@@ -19,14 +20,11 @@ from sharpmask.cli.train_options import (
     Workers,
     choose_devices,
     choose_recipe,
-    show,
+    run_training,
 )
-from sharpmask.cli.train_progress import StepProgress, stop_reported
 from sharpmask.cli.train_pyramid import pyramid
 from sharpmask.detection.proposing import Proposing
 from sharpmask.detection.training import Kind, train_detector
-from sharpmask.models.backbones import BACKBONES
-from sharpmask.training.origin import MODEL
 from sharpmask.training.recipes import change, fast_rcnn
 from sharpmask.training.stages import train_deepmask, train_sharpmask
 
@@ -45,7 +43,7 @@ def deepmask(
     images: Images,
     output: Output,
     val: Val = None,
-    backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
+    backbone: Backbone = "mobilenet_v2",
     head: Annotated[str, typer.Option(help="original, a, b or c (DeepMask's heads).")] = "c",
     bottleneck_channels: Annotated[
         int, typer.Option(min=1, help="Channels between trunk and heads.")
@@ -72,13 +70,11 @@ def deepmask(
     with clear_errors():
         numbers = choose_recipe(recipe, settings)
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as steps:
-            figures = train_deepmask(
-                train=train, images=images, val=val, output=output, init=init, recipe=numbers,
-                fabric=fabric, workers=workers, report=complain, on_step=steps,
-                backbone=backbone, head=head, bottleneck_channels=bottleneck_channels,
-            )  # fmt: skip
-        show(figures, "validation patches", f"model in {output / MODEL}", fabric)
+        run_training(
+            train_deepmask, recipe=numbers, fabric=fabric, output=output, train=train,
+            images=images, val=val, init=init, workers=workers, backbone=backbone, head=head,
+            bottleneck_channels=bottleneck_channels,
+        )  # fmt: skip
 
 
 @app.command()
@@ -119,14 +115,12 @@ def sharpmask(
     with clear_errors():
         numbers = choose_recipe(recipe, settings)
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as steps:
-            figures = train_sharpmask(
-                train=train, images=images, val=val, output=output, deepmask=deepmask,
-                recipe=numbers, fabric=fabric, workers=workers, report=complain, on_step=steps,
-                mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
-                upsampling=upsampling,
-            )  # fmt: skip
-        show(figures, "validation patches", f"model in {output / MODEL}", fabric)
+        run_training(
+            train_sharpmask, recipe=numbers, fabric=fabric, output=output, train=train,
+            images=images, val=val, deepmask=deepmask, workers=workers,
+            mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
+            upsampling=upsampling,
+        )  # fmt: skip
 
 
 @app.command()
@@ -141,7 +135,7 @@ def detector(
     kind: Annotated[
         Kind, typer.Option(help="rcnn learns in minutes; fast-rcnn trains a network.")
     ] = "rcnn",
-    backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
+    backbone: Backbone = "mobilenet_v2",
     category: Annotated[
         list[str] | None,
         typer.Option(help="Name of a category to learn; may be given repeatedly. Default: all."),
@@ -181,11 +175,9 @@ def detector(
             )
         fabric = choose_devices(device, devices, precision)
         proposing = Proposing(weights, num_proposals, scales, proposals, val_proposals)
-        with stop_reported(fabric), StepProgress(numbers) as steps:
-            figures = train_detector(
-                train=train, images=images, val=val, output=output, init=init, kind=kind,
-                backbone=backbone, categories=category or (), min_objects=min_objects,
-                proposing=proposing, recipe=numbers, fabric=fabric, workers=workers,
-                report=complain, progress=progress, on_step=steps,
-            )  # fmt: skip
-        show(figures, "validation photos", f"detector in {output / MODEL}", fabric)
+        run_training(
+            train_detector, recipe=numbers, fabric=fabric, output=output, train=train,
+            images=images, val=val, init=init, kind=kind, backbone=backbone,
+            categories=category or (), min_objects=min_objects, proposing=proposing,
+            workers=workers, progress=progress, measured_on="validation photos",
+        )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sharpmask.cli.console import clear_errors, complain
+from sharpmask.cli.console import clear_errors
 from sharpmask.cli.train_options import (
     Device,
     Devices,
@@ -15,10 +15,8 @@ from sharpmask.cli.train_options import (
     Train,
     Workers,
     choose_devices,
-    show,
+    run_training,
 )
-from sharpmask.cli.train_progress import StepProgress, stop_reported
-from sharpmask.training.origin import MODEL
 from sharpmask.training.pyramid_stage import pyramid as pyramid_recipe
 from sharpmask.training.pyramid_stage import train_pyramid
 from sharpmask.training.recipes import change
@@ -61,13 +59,11 @@ def pyramid(
         numbers = change(pyramid_recipe(), settings or [])
         shares = parse_shares(share or [])
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as steps:
-            figures = train_pyramid(
-                train=train, images=images, output=output, init=init, shares=shares,
-                keep_sources=keep_source or (), keep_photos=keep_photos, recipe=numbers,
-                fabric=fabric, workers=workers, report=complain, on_step=steps,
-            )  # fmt: skip
-        show(figures, "validation patches", f"model in {output / MODEL}", fabric)
+        run_training(
+            train_pyramid, recipe=numbers, fabric=fabric, output=output, train=train, images=images,
+            init=init, shares=shares, keep_sources=keep_source or (), keep_photos=keep_photos,
+            workers=workers,
+        )  # fmt: skip
 
 
 def parse_shares(texts: list[str]) -> dict[str, float]:

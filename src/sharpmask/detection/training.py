@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -259,14 +259,8 @@ def fit_fast_rcnn(
         image_size=model.image_size,
         colour_jitter=recipe.colour_jitter,
     )
-
-    def save(figures: dict[str, float], done: int) -> None:
-        counts = {"done": done, "of": recipe.steps}
-        known = {**metadata, "recipe": asdict(recipe), "steps": counts, "validation": figures}
-        save_classifier(model, output / MODEL, metadata=known)
-
     return fit(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model,
         dataset=dataset,
         collate=collate_regions,
         loss=detection_loss,
@@ -277,6 +271,6 @@ def fit_fast_rcnn(
         output=output,
         fabric=fabric,
         workers=workers,
-        save=save,
+        save=lambda known: save_classifier(model, output / MODEL, metadata={**metadata, **known}),
         on_step=on_step,
     )

@@ -1,7 +1,6 @@
 """The two stages of training: DeepMask, then the refinement on top of it (section 3.3)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.pretrained import PatchModel, build, load, load_backbone, save
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import source_fingerprint
-from sharpmask.models.window_net import SavedNet
 from sharpmask.training import recipes
 from sharpmask.training.loop import fit
 from sharpmask.training.losses import patch_loss, scene_loss
@@ -200,7 +198,7 @@ def train_stage(
         validate = validator(validation, model.geometry, VALIDATION_OBJECTS, fabric)
     counts = {"photos": len(data.images), "objects": objects_in(data)}
     return fit(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model,
         dataset=dataset,
         collate=make_batch,
         loss=loss,
@@ -209,27 +207,9 @@ def train_stage(
         output=output,
         fabric=fabric,
         workers=workers,
-        save=partial(save_learned, model, output / MODEL, recipe, {"data": counts}),
+        save=lambda known: save(model, output / MODEL, metadata={"data": counts, **known}),
         on_step=on_step,
     )
-
-
-def save_learned(
-    model: SavedNet,
-    path: Path,
-    recipe: Recipe,
-    known: Mapping[str, Any],
-    figures: Mapping[str, float],
-    done: int,
-) -> None:
-    """Write a model after ``done`` steps, with all that is known of how it learned."""
-    metadata = {
-        "recipe": asdict(recipe),
-        **known,
-        "steps": {"done": done, "of": recipe.steps},
-        "validation": figures,
-    }
-    save(model, path, metadata=metadata)
 
 
 def samples(
