@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from sharpmask.cli.console import complain, duration, err, out, print_file, progress, refuse_options
+from sharpmask.decoding import read_stream
 from sharpmask.engines.protocol import Engine
-from sharpmask.images import list_images, read_stream, write_image
+from sharpmask.images import list_images, write_image
 from sharpmask.inference.batch import Outcome, Progress, find_photos, number_photos, unshown
 from sharpmask.inference.journal import Photo
 from sharpmask.models.sources import resolve
