@@ -112,6 +112,7 @@ class Scenes(Dataset[Item], Generic[Item, Geometry]):
 
 
 # Deviation: scenes
+@dataclass(eq=False, repr=False)
 class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry]):
     """Scenes by (epoch, index).
 
