@@ -1,8 +1,6 @@
 """Many photos: some at the same time, each for itself, all records in one file."""
 
 import json
-import os
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +17,7 @@ from sharpmask.engines.threads import cores, shared_by
 from sharpmask.files import owned, replacing_file
 from sharpmask.images import ImageError, write_image
 from sharpmask.inference.journal import Journal, Photo, Span
+from sharpmask.inference.picture_names import overlay_paths, refuse_photos
 from sharpmask.selection import Segments
 from sharpmask.writers.writer import Segmented, Writer, write_array
 
@@ -173,7 +172,7 @@ def write_records(
         ValueError: Another run writes to the folder, or ``file`` is one of the photos.
     """
     paths = [photo.path for photo in photos]
-    _refuse_photos(file, paths)
+    refuse_photos([file, _journal(file)], paths)
     pictures = overlay_paths(paths, file.parent) if draw else {}
     undrawn = 0
 
@@ -294,32 +293,6 @@ def find_photos(paths: Sequence[Path], annotations: Path, report: Report) -> lis
     return photos
 
 
-def overlay_paths(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """A PNG for each photo: overlay.png for one, else in overlays/, named after the photo.
-
-    Names that repeat are numbered, names longer than the disk allows are cut, and none is that of a
-    photo which was given.
-    """
-    folder = output if len(paths) == 1 else output / "overlays"
-    taken = _identities(paths)
-    used: set[str] = set()
-    pictures: dict[Path, Path] = {}
-    for path in paths:
-        stem = "overlay" if len(paths) == 1 else _fitting(path.stem, folder)
-        name, copies = f"{stem}.png", 1
-        # Some disks take "A" for "a", and two ways to write "é" for the same.
-        while (
-            _folded(name) in used
-            or _identity(folder / name) in taken
-            or os.path.realpath(folder / name) in taken
-        ):
-            copies += 1
-            name = f"{stem}-{copies}.png"
-        used.add(_folded(name))
-        pictures[path] = folder / name
-    return pictures
-
-
 def _draw(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,44 +303,3 @@ def _draw(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
 
 def _journal(file: Path) -> Path:
     return file.with_name(f".{file.name}.journal")
-
-
-def _refuse_photos(file: Path, paths: Sequence[Path]) -> None:
-    """Refuse to write results where a photo lies."""
-    taken = _identities(paths)
-    for path in (file, _journal(file)):
-        if _identity(path) in taken or os.path.realpath(path) in taken:
-            raise ValueError(f"{path}: is one of the photos; give another --output")
-
-
-def _identities(paths: Iterable[Path]) -> set[object]:
-    """Everything by which files can be told, under whatever name."""
-    forms: set[object] = set()
-    for path in paths:
-        forms |= {os.path.realpath(path), _identity(path)}
-    return forms - {None}
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _fitting(stem: str, folder: Path) -> str:
-    """As much of a name as leaves room for a number and ".png"."""
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        longest = os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):
-        longest = 255
-    while len(os.fsencode(stem)) > longest - len("-99999.png"):
-        stem = stem[:-1]
-    return stem
