@@ -69,7 +69,7 @@ def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) ->
     The file appears complete or not at all: it is written beside `path` and renamed over it.
 
     Raises:
-        ImageError: the suffix is unknown, the array is no RGB picture, or the disk refuses.
+        ImageError: the suffix is unknown, the array is not an RGB picture, or the disk refuses.
     """
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
@@ -119,9 +119,9 @@ def list_images(
 
 
 def reduce_image(image: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "a b 3"]:
-    """A whole number of times smaller, rounded up, each pixel the mean of those it stands for.
+    """An image made ``factor`` times smaller, rounded up; each pixel is the mean of a square.
 
-    Done strip by strip: an image that is mapped from a file never lies in memory as a whole.
+    Done strip by strip, so that an image mapped from a file never lies in memory as a whole.
     """
     rows = factor * max(1, STRIP_PIXELS // (factor * image.shape[1]))
     strips = (image[top : top + rows] for top in range(0, len(image), rows))

@@ -131,7 +131,7 @@ def rle_areas(rles: Sequence[Rle]) -> np.ndarray[tuple[int], np.dtype[np.int64]]
 def rle_iou(
     first: Sequence[Rle], second: Sequence[Rle], at_least: float = 0.0
 ) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of every pair; where it does not reach ``at_least`` it may read 0.
+    """Intersection over union of every pair; a pair below ``at_least`` may get 0.
 
     Tight boxes and areas bound the intersection from above, so most pairs need no pixel work.
 

@@ -1,4 +1,4 @@
-"""Detection: the regions of a photo are classified, their boxes refined, repeats dropped."""
+"""Detection: regions of a photo are classified, their boxes are refined, repeats are dropped."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
@@ -20,7 +20,7 @@ from sharpmask.inference.batch import find_in_each
 from sharpmask.inference.proposer import Proposer
 
 MAX_DETECTIONS = 100
-"""Of one photo, over all categories: COCO counts no more."""
+"""Maximum number of detections of a photo, over all categories: COCO counts no more."""
 
 Photo = TypeVar("Photo", bound=str | PathLike[str] | Image.Image | np.ndarray)
 
@@ -32,10 +32,9 @@ class Detector:
     often looks as much like its class as the whole.
 
     Args:
-        classifier: An R-CNN or Fast R-CNN. It is used as it is: on its own device, and always as
-            in eval mode.
+        classifier: An R-CNN or Fast R-CNN. It stays on its own device, and reads in eval mode.
         proposer: Finds the regions; None if they are always given.
-        suppression: Of two boxes of one category whose IoU exceeds this only the better stays.
+        suppression: Of two boxes of one category whose IoU exceeds this, the better is kept.
         min_score: Detections below are left out; 0.01 or less for measuring Average Precision.
     """
 

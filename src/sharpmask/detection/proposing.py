@@ -26,7 +26,7 @@ Photos = Sequence[tuple[CocoImage, Regions]]
 """Photos and where to look in them."""
 
 NUM_PROPOSALS = 200
-"""Regions of a photo that a detector looks at if nothing else is said."""
+"""Maximum number of regions that a detector looks at in a photo, by default."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Proposing:
 
     Attributes:
         weights: Model that proposes.
-        num_proposals: Most regions of a photo.
+        num_proposals: Maximum number of regions of a photo.
         scales: "default", "zoom" or "zoom2".
         file: COCO results to use instead of the model, for the photos to learn from.
         val_file: The same for those to measure on.

@@ -28,7 +28,7 @@ class FileRegions:
 
     Args:
         path: The file.
-        count: Regions of a photo at most, the best by score.
+        count: Maximum number of regions of a photo, the best by score.
         images: The photos it is meant for.
         report: Is told when it lacks some of them.
 
@@ -66,7 +66,7 @@ class FileRegions:
 
 
 class CachedRegions:
-    """Our proposals, computed once and kept on disk, a file for each photo.
+    """Proposals of a model, computed once and kept on disk, a file for each photo.
 
     Args:
         folder: Where; a folder below it is named by all that the proposals depend on.

@@ -15,7 +15,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.proposals import Proposals
 
 MAX_PIXELS = 2_000_000_000
-"""Larger pictures are refused by their header; decoded this one would take 6 GB."""
+"""Larger images are refused by their header; decoded, one of this size takes 6 GB."""
 SEAM_IOU = 0.7
 """Masks of two tiles whose IoU exceeds this show the same object."""
 
@@ -34,13 +34,13 @@ class TiledProposer:
     """Proposes objects of all sizes in an image of any size.
 
     The image is read in overlapping tiles at full size, at half the size, and so on until one tile
-    holds all of it. What a tile's inner edge cuts lies whole in a neighbour, or, where it is larger
-    than the overlap, at the next level; so it is left out. Of the same object seen in several tiles
-    the best mask is kept.
+    holds all of it. A mask that a tile's inner edge cuts is left out: its object lies whole in a
+    neighbour or, if it is larger than the overlap, in a tile of the next level. An object seen in
+    several tiles keeps its best mask.
 
     Args:
         proposer: Reads the tiles; their side is its ``image_size``.
-        num_proposals: Most masks for the image.
+        num_proposals: Maximum number of proposals for the whole image.
         overlap: Share of a tile that its neighbour reads too.
         progress: Shows how many tiles of each level are done.
 
@@ -131,7 +131,7 @@ class TiledProposer:
 def cut(
     boxes: Float[np.ndarray, "n 4"], tile: Tile, size: tuple[int, int]
 ) -> Bool[np.ndarray, " n"]:
-    """Which boxes (xyxy, in the tile) touch an edge of the tile that is no edge of the level."""
+    """Which boxes (xyxy, in the tile) touch an inner edge of the tile, not one of the level."""
     touches: Bool[np.ndarray, " n"] = (
         ((boxes[:, 0] <= 0) & (tile.left > 0))
         | ((boxes[:, 1] <= 0) & (tile.top > 0))
