@@ -15,15 +15,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def compress(
-    weights: Annotated[str, typer.Argument(help="Run, name, file, or Hugging Face repository.")],
+    weights: Annotated[
+        str, typer.Argument(help="Model: a name, a file, a folder, or a Hugging Face repository.")
+    ],
     output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    images: Annotated[Path, typer.Option(help="Photos of the kind the model is meant for.")],
+    images: Annotated[
+        Path, typer.Option(help="Folder of photos of the kind that the model is for.")
+    ],
     vector: Annotated[
-        int, typer.Option(help="Numbers that stand for each window; fewer are faster.")
+        int, typer.Option(help="How many numbers describe a window; fewer are faster.")
     ] = 64,
     first: Annotated[int, typer.Option(min=1, help="Maximum number of photos to read.")] = 100,
 ) -> None:
-    """Shorten the vector of each cell of a trained model; check the result with ``evaluate``."""
+    """Make a DeepMask or SharpMask faster: fewer numbers describe a window. Check with evaluate."""
     with clear_errors():
         model = load(weights)
         paths = list_images([images])[:first]

@@ -25,7 +25,10 @@ def detect(
     context: typer.Context,
     images: Images,
     detector: Annotated[
-        str, typer.Option(help="Detector: a run, file or Hugging Face repository.")
+        str,
+        typer.Option(
+            help="Detector: folder of its training, a file, or a Hugging Face repository."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("detections"),
     weights: Annotated[
@@ -49,8 +52,8 @@ def detect(
 ) -> None:
     """Find and name objects: write detections.json (COCO results, boxes and masks) and pictures.
 
-    A photo that cannot be read is reported and left out. A run that was stopped goes on where it
-    was when it is started again.
+    A photo that cannot be read is reported and left out. The same command goes on with a run
+    that was stopped.
     """
     with (
         clear_errors(),

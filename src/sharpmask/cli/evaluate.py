@@ -41,20 +41,22 @@ def evaluate(
     context: typer.Context,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the photos; a model needs it.")
+        Path | None, typer.Option(help="Folder of the photos; needed unless results are given.")
     ] = None,
     proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file to score, instead of a model.")
+        Path | None, typer.Option(help="COCO results file to measure instead of a model.")
     ] = None,
     detections: Annotated[
-        Path | None, typer.Option(help="COCO results with categories: Average Precision of them.")
+        Path | None,
+        typer.Option(help="COCO results file with categories, to measure instead of a model."),
     ] = None,
     category: Annotated[
         list[str] | None,
-        typer.Option(help="With --detections: average over this one; may be repeated."),
+        typer.Option(help="With --detections: measure this category; may be given several times."),
     ] = None,
     boxes_only: Annotated[
-        bool, typer.Option("--boxes-only", help="Score boxes; annotations need no masks.")
+        bool,
+        typer.Option("--boxes-only", help="Measure boxes only; annotations then need no masks."),
     ] = False,
     weights: Weights = defaults.MODEL,
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
@@ -70,14 +72,15 @@ def evaluate(
     engine: EngineChoice = "auto",
     device: Device = "auto",
 ) -> None:
-    """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots.
+    """Measure how many labelled objects proposals find: Average Recall of boxes and masks.
 
-    With --detections COCO's Average Precision instead: a table and precision.json.
+    Writes evaluation.json and two plots, and prints a table. Categories are ignored. With
+    --detections it measures COCO's Average Precision instead, and writes precision.json.
 
-    Exit status: 0; 1 if the report is written, but some photos could not be read, or --proposals
-    holds nothing for some images with objects: these objects count as missed; 2 if nothing is
-    written, as a file is refused, no photo can be read or there is nothing to score; 130 after
-    Ctrl-C.
+    Exit status: 0 all was measured; 1 the report is written, but some photos could not be read, or
+    --proposals holds nothing for some images with objects, and these objects count as missed;
+    2 nothing is written: a file is refused, no photo can be read, or there is nothing to score;
+    130 stopped by Ctrl-C.
     """
     with clear_errors():
         if detections:

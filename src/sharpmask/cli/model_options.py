@@ -13,8 +13,9 @@ NumProposals = Annotated[int, typer.Option(help="Maximum number of proposals per
 Scales = Annotated[
     str,
     typer.Option(
-        help="Sizes at which a photo is read: default; zoom or zoom2, slower, for smaller objects; "
-        "fast (the default model alone); or powers of two of --image-size: --scales=-1,0,1."
+        help="Sizes at which a photo is read: default; zoom or zoom2 (slower, find smaller "
+        "objects); fast (of the default model only); or powers of two, --scales=-1,0,1 for half, "
+        "once and twice --image-size."
     ),
 ]
 MaskThreshold = Annotated[
@@ -27,8 +28,8 @@ MaskThreshold = Annotated[
 Suppression = Annotated[
     float,
     typer.Option(
-        help="Rank a mask last if it repeats a better one: if their IoU (overlap, 0 to 1) exceeds "
-        "this."
+        help="Rank a mask last if its IoU (overlap, 0 to 1) with a better one exceeds this; "
+        "nothing is left out."
     ),
 ]
 EngineChoice = Annotated[

@@ -29,7 +29,10 @@ Images = Annotated[
     list[Path], typer.Argument(help="Photos, or folders of photos; - reads standard input.")
 ]
 Annotations = Annotated[
-    Path | None, typer.Option(help="COCO file that gives the photos their image ids by name.")
+    Path | None,
+    typer.Option(
+        help="COCO annotation file; results take the photos' image ids from it, by file name."
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Write the results to standard output, and no files.")

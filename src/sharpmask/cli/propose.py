@@ -49,12 +49,16 @@ def propose(
         list[str] | None,
         typer.Option(
             "--format",
-            help=f"Write this too: {', '.join(FORMATS)}; may be given several times.",
+            help=f"Write this format too: {', '.join(FORMATS)} (docs/formats.md); may be given "
+            "several times.",
             autocompletion=lambda: list(FORMATS),
         ),
     ] = None,
     polygons: Annotated[
-        bool, typer.Option("--polygons", help="Polygons, not masks, in coco, labelme, labelstudio.")
+        bool,
+        typer.Option(
+            "--polygons", help="In coco, labelme and labelstudio write polygons instead of masks."
+        ),
     ] = False,
     min_score: Annotated[
         float,
@@ -79,14 +83,16 @@ def propose(
     distinct: Annotated[
         float,
         typer.Option(
-            help="Leave out masks whose IoU with a better one exceeds this; 1 keeps all.",
+            help="Leave out masks whose IoU (overlap, 0 to 1) with a better one exceeds this; "
+            "1 keeps all.",
             rich_help_panel=CHOICE,
         ),
     ] = Selection.distinct,
     parts: Annotated[
         bool,
         typer.Option(
-            help="Keep, or with --no-parts leave out, masks that lie to 90% in another one.",
+            help="Keep masks of parts, or with --no-parts leave out those that lie by more than "
+            "90% in a larger one.",
             rich_help_panel=CHOICE,
         ),
     ] = Selection.parts,
@@ -101,7 +107,7 @@ def propose(
     top: Annotated[
         int | None,
         typer.Option(
-            help="Keep at most so many masks per photo, after the choices above.",
+            help="Maximum number of masks kept per photo, after the choices above.",
             rich_help_panel=CHOICE,
         ),
     ] = Selection.top,
@@ -109,8 +115,8 @@ def propose(
     image_size: Annotated[
         int,
         typer.Option(
-            help="The model sees photos with the longer side reduced to so many pixels; masks have "
-            "full size."
+            help="Photos are reduced to this many pixels on the longer side before the model reads "
+            "them; masks have the photo's own size."
         ),
     ] = defaults.IMAGE_SIZE,
     mask_threshold: MaskThreshold = None,
@@ -120,7 +126,8 @@ def propose(
         bool,
         typer.Option(
             "--tiles",
-            help="Read the picture in overlapping parts at full size, as for aerial pictures.",
+            help="Read a very large photo, such as an aerial one, in overlapping parts at full "
+            "size.",
         ),
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
@@ -133,7 +140,8 @@ def propose(
         bool,
         typer.Option(
             "--torch7",
-            help="Repeat FAIR's arithmetic, its known fault included (docs/fair-models.md).",
+            help="For comparisons: compute as the authors' original code (FAIR's) does, its known "
+            "fault included (docs/fair-models.md).",
         ),
     ] = False,
     as_json: AsJson = False,

@@ -16,26 +16,33 @@ from sharpmask.training.origin import MODEL
 from sharpmask.training.recipes import RECIPES, Recipe, change
 
 Train = Annotated[
-    list[Path], typer.Option(help="COCO annotation file to learn from; may be given repeatedly.")
+    list[Path], typer.Option(help="COCO annotation file to learn from; may be given several times.")
 ]
 Images = Annotated[Path, typer.Option(help="Folder of the photos of all annotation files.")]
 Output = Annotated[
-    Path, typer.Option(help="Folder of the run; the same command goes on with a stopped one.")
+    Path,
+    typer.Option(
+        help="Folder for the model; the same command goes on with a training that was stopped."
+    ),
 ]
-Val = Annotated[Path | None, typer.Option(help="COCO annotation file to measure on, now and then.")]
+Val = Annotated[
+    Path | None, typer.Option(help="COCO annotation file to measure on while it learns.")
+]
 Backbone = Annotated[str, typer.Option(help=f"The network's trunk: {', '.join(BACKBONES)}.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change a number of the recipe, e.g. steps=1000; docs/train.md lists them."
+        "--set",
+        help="Change a setting of how it learns, e.g. steps=1000; docs/train.md says which.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda (an NVIDIA GPU).")]
 Devices = Annotated[int, typer.Option(min=1, help="Number of GPUs (or processes on a CPU).")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="32-true; bf16-mixed, faster where the processor has bfloat16; 16-mixed, for GPUs."
+        help="Numbers to compute with: 32-true; bf16-mixed, faster where the processor has "
+        "bfloat16; 16-mixed, for GPUs."
     ),
 ]
 Workers = Annotated[

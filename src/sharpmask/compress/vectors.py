@@ -42,7 +42,9 @@ def shorten_vector(
     """
     deepmask = model.deepmask if isinstance(model, SharpMask) else model
     if type(deepmask.head) is not HeadC:
-        raise ValueError("model: only one with head c can be compressed")
+        raise ValueError(
+            "model: expected a DeepMask or SharpMask with head c; others stay as they are"
+        )
     if not 0 < length < deepmask.vector:
         raise ValueError(f"vector: expected 1 to {deepmask.vector - 1}, got {length}")
     mean, covariance = vector_statistics(model, photos, deepmask.vector)
