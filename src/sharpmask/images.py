@@ -21,6 +21,8 @@ from sharpmask.decoding import (
 from sharpmask.decoding import ImageError as ImageError
 from sharpmask.files import replacing_file
 
+PhotoLike = str | PathLike[str] | Image.Image | np.ndarray
+"""A path, a PIL image, or an RGB uint8 array (height, width, 3)."""
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff"),
     *(".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
@@ -30,9 +32,7 @@ _PNG_LEVEL = 2
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def read_image(
-    source: str | PathLike[str] | Image.Image | np.ndarray, *, max_pixels: int = MAX_PIXELS
-) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(source: PhotoLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
     """Read any picture as RGB, upright, the way a viewer shows it.
 
     - EXIF orientation is applied, also to a PIL image.

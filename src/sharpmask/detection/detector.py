@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from sharpmask import defaults
 from sharpmask.boxes import suppress
@@ -15,14 +13,12 @@ from sharpmask.detection.files import load_classifier
 from sharpmask.detection.proposing import load_proposer
 from sharpmask.detection.regions import Regions
 from sharpmask.engines.load import EngineName
-from sharpmask.images import ImageError, read_image
+from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
-from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.proposer import GivenPhoto, Proposer
 
 MAX_DETECTIONS = 100
 """Maximum number of detections of a photo, over all categories: COCO counts no more."""
-
-Photo = TypeVar("Photo", bound=str | PathLike[str] | Image.Image | np.ndarray)
 
 
 class Detector:
@@ -89,11 +85,7 @@ class Detector:
         )  # fmt: skip
         return cls(classifier, proposer, suppression=suppression, min_score=min_score)
 
-    def __call__(
-        self,
-        image: str | PathLike[str] | Image.Image | np.ndarray,
-        regions: Regions | None = None,
-    ) -> Detections:
+    def __call__(self, image: PhotoLike, regions: Regions | None = None) -> Detections:
         """Detect objects in one photo.
 
         Args:
@@ -129,7 +121,9 @@ class Detector:
             None if regions.rles is None else tuple(regions.rles[k] for k in chosen),
         )
 
-    def map(self, photos: Iterable[Photo]) -> Iterator[tuple[Photo, Detections | ImageError]]:
+    def map(
+        self, photos: Iterable[GivenPhoto]
+    ) -> Iterator[tuple[GivenPhoto, Detections | ImageError]]:
         """Detect objects in many photos, some at the same time.
 
         A photo that cannot be read costs itself alone: its error takes the place of its detections.

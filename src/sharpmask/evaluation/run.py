@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from sharpmask.inference.proposer import Proposer
 
 
 def evaluate(
-    annotations: Path,
+    annotations: str | PathLike[str],
     *,
-    images: Path | None = None,
+    images: str | PathLike[str] | None = None,
     proposer: Proposer | None = None,
-    proposals: Path | None = None,
+    proposals: str | PathLike[str] | None = None,
     boxes_only: bool = False,
     first: int | None = None,
     streams: int | None = None,
@@ -41,9 +42,9 @@ def evaluate(
         images: Folder of the photos, with a proposer.
         proposer: Runs the model to score.
         proposals: COCO results file to score instead of a model.
-        boxes_only: Score boxes alone; the annotations then need no masks.
-        first: Only so many images, by id.
-        streams: Photos worked on at once; by default as many as fit the machine.
+        boxes_only: Measure boxes only; annotations then need no masks.
+        first: Use only this many images, those with the least ids.
+        streams: Number of photos read at once; by default as many as fit the machine.
         progress: Shows how many photos are done.
         report: Is told, in a line each, of photos that cannot be read.
 
@@ -53,7 +54,8 @@ def evaluate(
     """
     if (proposer is None) == (proposals is None):
         raise ValueError("evaluate: give either a proposer or a file of proposals")
-    results = ResultsFile(proposals) if proposals else None
+    annotations = Path(annotations)
+    results = ResultsFile(Path(proposals)) if proposals else None
     masks = not boxes_only and (results is None or results.has_masks)
     truth = load_ground_truth(annotations, masks=masks, photos=proposer is not None)
     chosen = truth if first is None else first_images(truth, first)
@@ -63,8 +65,8 @@ def evaluate(
     if images is None or proposer is None:
         raise ValueError("images: the folder of the photos is needed to run a model")
     return evaluate_model(
-        chosen, images, proposer, boxes_only=boxes_only, streams=streams, progress=progress,
-        report=report,
+        chosen, Path(images), proposer, boxes_only=boxes_only, streams=streams,
+        progress=progress, report=report,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from sharpmask import defaults
 from sharpmask.engines.load import EngineName, engine_of
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, octaves_of
-from sharpmask.images import ImageError, read_image
+from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
 from sharpmask.proposals import Proposals
 
@@ -49,9 +49,7 @@ class Level:
     scores: Float[np.ndarray, "rows columns"]
 
 
-Photo = str | PathLike[str] | Image.Image | np.ndarray
-"""A path, a PIL image, or an RGB uint8 array (height, width, 3)."""
-GivenPhoto = TypeVar("GivenPhoto", bound=Photo)
+GivenPhoto = TypeVar("GivenPhoto", bound=PhotoLike)
 
 
 class Proposer:
@@ -140,7 +138,7 @@ class Proposer:
         """
         return find_in_each(self, photos)
 
-    def __call__(self, image: Photo) -> Proposals:
+    def __call__(self, image: PhotoLike) -> Proposals:
         """Propose objects in one photo.
 
         Args:

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from os import PathLike
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
-from sharpmask.images import read_image, reduce_image
+from sharpmask.images import PhotoLike, read_image, reduce_image
 from sharpmask.inference.batch import Progress, unshown
 from sharpmask.inference.proposer import Proposer
 from sharpmask.proposals import Proposals
@@ -65,7 +63,7 @@ class TiledProposer:
         self.overlap = overlap
         self.progress = progress
 
-    def __call__(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> Proposals:
+    def __call__(self, image: PhotoLike) -> Proposals:
         """Propose objects in one image.
 
         Beside the image and its halves (a third of it), memory holds one tile and

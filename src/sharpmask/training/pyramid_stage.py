@@ -144,16 +144,7 @@ def fit_pyramid(
     """
     for layer in model.backbone.layers_to(recipe.frozen_stride):
         layer.requires_grad_(False)
-    scenes = LevelSceneDataset(
-        data,
-        model.geometry,
-        seed=recipe.seed,
-        scene_size=recipe.scene_size,
-        windows=recipe.scene_windows,
-        copy_paste=recipe.copy_paste,
-        colour_jitter=recipe.colour_jitter,
-        shares=shares,
-    )
+    scenes = LevelSceneDataset(data, model.geometry, shares=shares, **recipe.scenes())
 
     def loss(network: nn.Module, batch: LevelSceneBatch) -> dict[str, Tensor]:
         images = batch.images.contiguous(memory_format=torch.channels_last)

@@ -217,16 +217,7 @@ def samples(
 ) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
     """The patches or scenes that a recipe asks for, and what makes a batch of them."""
     if recipe.batches == "scenes":
-        scenes = SceneDataset(
-            data,
-            model.geometry,
-            seed=recipe.seed,
-            scene_size=recipe.scene_size,
-            windows=recipe.scene_windows,
-            copy_paste=recipe.copy_paste,
-            colour_jitter=recipe.colour_jitter,
-        )
-        return scenes, collate_scenes
+        return SceneDataset(data, model.geometry, **recipe.scenes()), collate_scenes
     if recipe.batches == "regions":
         raise ValueError("batches: regions are what detectors learn from; use scenes")
     sampler = PatchSampler(
