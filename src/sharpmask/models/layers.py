@@ -26,6 +26,11 @@ def symmetric_pad(
     return torch.cat(columns, dim=3)
 
 
+def move_on(x: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c h w"]:
+    """Move a map by ``cells`` down and right: the mirrored border comes in, the far end goes."""
+    return symmetric_pad(x[:, :, :-cells, :-cells], cells, 0, cells, 0) if cells else x
+
+
 class Normalize(nn.Module):
     """Pixels, RGB 0..255, as nets trained on ImageNet want them."""
 
