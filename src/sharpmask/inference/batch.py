@@ -1,6 +1,5 @@
 """Many photos: some at the same time, each for itself, all records in one file."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from sharpmask.coco.numbers import integer
+from sharpmask.coco.reader import read_image_ids
 from sharpmask.engines.threads import cores, shared_by
 from sharpmask.files import owned, replacing_file
 from sharpmask.images import ImageError, write_image
@@ -267,16 +266,8 @@ def find_photos(paths: Sequence[Path], annotations: Path, report: Report) -> lis
     Raises:
         ValueError: The file has no usable list of images, or names none of the photos.
     """
-    try:
-        images = json.loads(annotations.read_bytes())["images"]
-        ids = [(str(image["file_name"]), integer(image["id"])) for image in images]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{annotations}: expected a COCO annotation file whose images have file_name and an "
-            f"integer id ({type(error).__name__}: {error})"
-        ) from None
     by_name: dict[tuple[str, ...], set[int]] = {}
-    for name, image_id in ids:
+    for name, image_id in read_image_ids(annotations):
         by_name.setdefault(PurePosixPath(name).parts, set()).add(image_id)
     photos = []
     for path in paths:
