@@ -67,7 +67,7 @@ def evaluate(
     mask_threshold: MaskThreshold = None,
     suppression: Suppression = defaults.SUPPRESSION,
     first: Annotated[
-        int | None, typer.Option(min=1, help="Use only so many images, those with the least ids.")
+        int | None, typer.Option(min=1, help="Maximum number of images, those with the lowest ids.")
     ] = None,
     engine: EngineChoice = "auto",
     device: Device = "auto",

@@ -28,8 +28,8 @@ MaskThreshold = Annotated[
 Suppression = Annotated[
     float,
     typer.Option(
-        help="Rank a mask last if its IoU (overlap, 0 to 1) with a better one exceeds this; "
-        "nothing is left out."
+        help="Rank a mask behind all others if its IoU (overlap, 0 to 1) with a better one exceeds "
+        "this."
     ),
 ]
 EngineChoice = Annotated[

@@ -43,7 +43,7 @@ def evaluate(
         proposer: Runs the model to score.
         proposals: COCO results file to score instead of a model.
         boxes_only: Measure boxes only; annotations then need no masks.
-        first: Use only this many images, those with the least ids.
+        first: Maximum number of images, those with the lowest ids.
         streams: Number of photos read at once; by default as many as fit the machine.
         progress: Shows how many photos are done.
         report: Is told, in a line each, of photos that cannot be read.
