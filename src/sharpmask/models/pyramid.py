@@ -253,9 +253,7 @@ class SharpMaskPyramid(SavedNet):
         levels = self.levels(features)
         fine = {
             (stride, step): x
-            for stride, lateral, maps in zip(
-                MAP_STRIDES, self.laterals, features.maps, strict=True
-            )
+            for stride, lateral, maps in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
             for step, x in zip(self.steps_at(stride), lateral(maps), strict=True)
         }
         steps = [flatten([self.level_lateral(level) for level in levels])]
@@ -283,9 +281,7 @@ class SharpMaskPyramid(SavedNet):
         sizes = [vectors.shape[2:] for vectors in features.vectors]
         vectors = read_places(flatten(features.vectors), sizes, cells, reach=0)
         encoding = self.mask_encoding(vectors.flatten(1)).unflatten(1, (-1, grid, grid))
-        windows = [
-            self.read_windows(features, step, cells) for step in range(len(features.steps))
-        ]
+        windows = [self.read_windows(features, step, cells) for step in range(len(features.steps))]
         return self.refine(encoding, windows)
 
     def read_windows(
