@@ -284,9 +284,9 @@ def trained(row: Row, runs: Path) -> PatchModel:
         return model
     if not finished(row, runs):
         raise ValueError(f"{run_folder(row, runs)}: no finished run of {row.name!r}")
-    model = load(run_folder(row, runs))
-    assert isinstance(model, PatchModel)
-    return model
+    learned = load(run_folder(row, runs))
+    assert isinstance(learned, PatchModel)
+    return learned
 
 
 def measure(
