@@ -324,7 +324,7 @@ def test_detectors_come_back_from_their_files(tmp_path):
             np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02)
 
 
-def test_other_files_are_no_detectors(tmp_path):
+def test_other_files_are_refused_as_detectors(tmp_path):
     save(
         build({"model": "deepmask", "backbone": "resnet18", "width": 8}), tmp_path / "a.safetensors"
     )
