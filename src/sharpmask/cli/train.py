@@ -8,7 +8,6 @@ import typer
 
 from sharpmask.cli.console import clear_errors, progress
 from sharpmask.cli.train_options import (
-    Backbone,
     Device,
     Devices,
     Images,
@@ -25,6 +24,8 @@ from sharpmask.cli.train_options import (
 from sharpmask.cli.train_pyramid import pyramid
 from sharpmask.detection.proposing import Proposing
 from sharpmask.detection.training import Kind, train_detector
+from sharpmask.models.backbones import BACKBONES
+from sharpmask.models.tails import TAILS
 from sharpmask.training.recipes import change, fast_rcnn
 from sharpmask.training.stages import train_deepmask, train_sharpmask
 
@@ -43,7 +44,9 @@ def deepmask(
     images: Images,
     output: Output,
     val: Val = None,
-    backbone: Backbone = "mobilenet_v2",
+    backbone: Annotated[
+        str, typer.Option(help=f"The network's trunk: {', '.join(BACKBONES)}.")
+    ] = "mobilenet_v2",
     head: Annotated[
         str,
         typer.Option(help="Last layers: c, the leanest; a, b or original (docs/deviations.md)."),
@@ -150,7 +153,9 @@ def detector(
     kind: Annotated[
         Kind, typer.Option(help="rcnn learns in minutes; fast-rcnn trains a network.")
     ] = "rcnn",
-    backbone: Backbone = "mobilenet_v2",
+    backbone: Annotated[
+        str, typer.Option(help=f"The network's trunk: {', '.join(TAILS)}.")
+    ] = "mobilenet_v2",
     category: Annotated[
         list[str] | None,
         typer.Option(help="Name of a category to learn; may be given several times. Default: all."),

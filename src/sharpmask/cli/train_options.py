@@ -11,7 +11,6 @@ from rich.table import Table
 
 from sharpmask.cli.console import complain, out
 from sharpmask.cli.train_progress import StepProgress, stop_reported
-from sharpmask.models.backbones import BACKBONES
 from sharpmask.training.origin import MODEL
 from sharpmask.training.recipes import RECIPES, Recipe, change
 
@@ -28,7 +27,6 @@ Output = Annotated[
 Val = Annotated[
     Path | None, typer.Option(help="COCO annotation file to measure on while it learns.")
 ]
-Backbone = Annotated[str, typer.Option(help=f"The network's trunk: {', '.join(BACKBONES)}.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -64,7 +64,7 @@ def train_detector(
         init: ImageNet weights of the backbone: a file or Hugging Face repository.
         val: COCO annotation file to measure Average Precision on.
         kind: "rcnn" (trained in minutes, by one process) or "fast-rcnn".
-        backbone: One of ``BACKBONES``.
+        backbone: One of ``TAILS``.
         categories: Names of those to learn; all if empty.
         min_objects: Categories with fewer objects are left out.
         proposing: How regions are found.
