@@ -160,6 +160,7 @@ def proposer(model: PatchModel, num_proposals: int) -> Proposer:
         mask_threshold=0.2,
         quality_exponent=0,
         suppression=1,
+        clean=False,
     )
 
 

@@ -27,7 +27,7 @@ OF_A_FILE = ALWAYS | {"proposals", "first"}
 OF_DETECTIONS = ALWAYS | {"detections", "category"}
 OF_A_MODEL = ALWAYS | {
     *("first", "images", "weights", "engine", "device"),
-    *("num_proposals", "scales", "mask_threshold", "suppression"),
+    *("num_proposals", "scales", "mask_threshold", "suppression", "clean"),
 }
 
 
@@ -64,6 +64,7 @@ def evaluate(
     scales: Annotated[str, typer.Option(help="As in propose.")] = "default",
     mask_threshold: Annotated[float | None, typer.Option(help="As in propose.")] = None,
     suppression: Annotated[float, typer.Option(help="As in propose.")] = (defaults.SUPPRESSION),
+    clean: Annotated[bool, typer.Option(help="As in propose.")] = True,
     first: Annotated[int | None, typer.Option(min=1, help="Only so many images, by id.")] = None,
     engine: Annotated[EngineName, typer.Option(help="As in propose.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -93,7 +94,7 @@ def evaluate(
             only(context, OF_A_MODEL, "a model")
             options = {
                 "num_proposals": num_proposals, "scales": scales,
-                "mask_threshold": mask_threshold, "suppression": suppression,
+                "mask_threshold": mask_threshold, "suppression": suppression, "clean": clean,
             }  # fmt: skip
             result, engine_name = score_model(
                 annotations, images, (weights, engine, device), options, boxes_only, first

@@ -126,6 +126,10 @@ def propose(
             help="Move masks to the end whose IoU with a better one exceeds this (0 to 1)."
         ),
     ] = defaults.SUPPRESSION,
+    clean: Annotated[
+        bool,
+        typer.Option(help="Reduce each mask to its largest piece, with holes filled."),
+    ] = True,
     annotations: Annotations = None,
     tiles: Annotated[
         bool,
@@ -167,7 +171,7 @@ def propose(
         if not overlay:
             refuse_options(context, ["overlay_masks"], "with --no-overlay")
         if torch7:
-            unused = ["mask_threshold", "suppression", "image_size", "tiles", "engine"]
+            unused = ["mask_threshold", "suppression", "clean", "image_size", "tiles", "engine"]
             refuse_options(context, unused, "with --torch7")
         select = Selection(
             min_score=min_score, min_area=min_area, max_area=max_area, distinct=distinct,
@@ -190,6 +194,7 @@ def propose(
                 scales=scales,
                 mask_threshold=mask_threshold,
                 suppression=suppression,
+                clean=clean,
                 image_size=image_size,
             )
             if tiles:  # `num_proposals` is of all tiles together
