@@ -320,7 +320,7 @@ def test_masks_are_one_piece_without_holes_unless_that_is_not_wanted(settings):
         assert ndimage.label(mask)[1] == 1
         np.testing.assert_array_equal(ndimage.binary_fill_holes(mask), mask)
     as_they_are = Proposer(SpeckledEngine(), clean=False, **settings)(PHOTO)
-    assert all(ndimage.label(mask)[1] > 1 for mask in as_they_are.masks())
+    assert any(ndimage.label(mask)[1] > 1 for mask in as_they_are.masks())
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
