@@ -344,18 +344,6 @@ def test_octaves_and_image_size_are_those_of_python(tmp_path, propose, weights):
     assert results(tmp_path / "out") == json.loads(json.dumps(expected))
 
 
-def test_masks_are_cleaned_unless_that_is_not_wanted(tmp_path, propose, weights):
-    photo = write_photo(tmp_path / "7.png")
-    settings = {"engine": "torch", "scales": [-1], "num_proposals": 3}
-    found = []
-    for option, clean in (("--clean", True), ("--no-clean", False)):
-        assert propose(photo, option, scales="-1").exit_code == 0
-        expected = sharpmask.Proposer(weights, clean=clean, **settings)(photo).rles()
-        found.append([record["segmentation"] for record in results(tmp_path / "out")])
-        assert found[-1] == expected
-    assert found[0] != found[1]
-
-
 def test_image_ids_come_from_an_annotation_file(tmp_path, propose):
     photos = [write_photo(tmp_path / "photos" / f"{name}.png", ord(name)) for name in "abc"]
     images = [{"id": k, "file_name": f"{name}.png"} for k, name in ((70, "a"), (4, "b"))]
