@@ -222,6 +222,15 @@ def test_model_is_scored_as_by_hand(tmp_path, run_model, weights, photos):
     assert figures["settings"]["num_proposals"] == 5
 
 
+def test_masks_are_scored_as_they_are_if_wanted(tmp_path, run_model):
+    assert run_model(truth()).exit_code == 0
+    cleaned = report(tmp_path)
+    assert run_model(truth(), "--no-clean").exit_code == 0
+    as_they_are = report(tmp_path)
+    assert as_they_are["settings"]["clean"] is False
+    assert cleaned["settings"] == as_they_are["settings"] | {"clean": True}
+
+
 def test_unread_photos_are_told_in_table_file_and_status(tmp_path, run_model, photos):
     (photos / "2.png").write_bytes(b"no picture")
     result = run_model(truth())

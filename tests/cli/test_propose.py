@@ -360,6 +360,7 @@ def test_image_ids_come_from_an_annotation_file(tmp_path, propose):
     [
         (["--torch7", "--mask-threshold", "0.2"], "--mask-threshold: has no effect with --torch7"),
         (["--torch7", "--suppression", "0.7"], "--suppression: has no effect with --torch7"),
+        (["--torch7", "--no-clean"], "--clean: has no effect with --torch7"),
         (["--torch7", "--image-size", "640"], "--image-size: has no effect with --torch7"),
         (["--torch7", "--tiles"], "--tiles: has no effect with --torch7"),
         (["--torch7"], "--engine: has no effect with --torch7"),

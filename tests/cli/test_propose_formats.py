@@ -233,7 +233,22 @@ def test_a_format_whose_package_is_missing_names_the_extra(propose, tmp_path, mo
     refused(result, "parquet: ", "pip install 'sharpmask[parquet]'")
 
 
-# --- selection ---
+# --- selection and cleaning ---
+
+
+def test_masks_are_cleaned_unless_that_is_not_wanted(propose, tmp_path, weights):
+    photo = write_photo(tmp_path / "7.png")
+    found = []
+    for option, clean in (("--clean", True), ("--no-clean", False)):
+        assert propose(photo, option).exit_code == 0
+        records = json.loads((tmp_path / "out" / "proposals.json").read_text())
+        found.append([record["segmentation"] for record in records])
+        proposer = sharpmask.Proposer(
+            weights, engine="torch", scales=[-1, 0], num_proposals=20, mask_threshold=0.5,
+            suppression=1, clean=clean,
+        )  # fmt: skip
+        assert found[-1] == proposer(photo).rles()
+    assert found[0] != found[1]
 
 
 def test_selection_is_that_of_python(propose, options, tmp_path, weights):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 import sharpmask
 from reference.small_nets import GEOMETRY
@@ -76,8 +77,8 @@ def net():
     return real_net()
 
 
-PAPER = {"quality_exponent": 0.0, "suppression": 1.0}
-"""Settings that rank by the scores alone."""
+PAPER = {"quality_exponent": 0.0, "suppression": 1.0, "clean": False}
+"""Settings that rank by the scores alone and leave masks as they are."""
 
 
 def same(first, second):
@@ -303,12 +304,31 @@ class DoubtfulEngine(CellEngine):
         return logits
 
 
+class SpeckledEngine(CellEngine):
+    """Masks of many pieces with holes."""
+
+    def decode(self, number, cells):
+        return np.random.default_rng(number).normal(1, 2, (len(cells), 32, 32))
+
+
+@pytest.mark.parametrize("settings", [{}, {"suppression": 1.0}, {"quality_exponent": 0.0}])
+def test_masks_are_one_piece_without_holes_unless_that_is_not_wanted(settings):
+    settings = {"scales": [0.0, -0.5], "num_proposals": 30, **settings}
+    proposals = Proposer(SpeckledEngine(), **settings)(PHOTO)
+    assert len(proposals) == 30
+    for mask in proposals.masks():
+        assert ndimage.label(mask)[1] == 1
+        np.testing.assert_array_equal(ndimage.binary_fill_holes(mask), mask)
+    as_they_are = Proposer(SpeckledEngine(), clean=False, **settings)(PHOTO)
+    assert any(ndimage.label(mask)[1] > 1 for mask in as_they_are.masks())
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("suppression", [0.3, 0.6, 1.0])
 def test_ranks_by_score_and_quality_and_repeats_last(suppression, exponent):
     base = {"scales": [0.0, -0.5], "num_proposals": 1000}  # all cells
     plain = Proposer(DoubtfulEngine(), **base, **PAPER)(PHOTO)
-    settings = {"quality_exponent": exponent, "suppression": suppression}
+    settings = {"quality_exponent": exponent, "suppression": suppression, "clean": False}
     ranked = Proposer(DoubtfulEngine(), **base, **settings)(PHOTO)
     scores = [
         score * slow_quality(mask, 0.35) ** exponent

@@ -71,6 +71,7 @@ class Proposer:
             the one chosen for the model's kind if None.
         suppression: A mask whose IoU with a better one exceeds this is ranked behind all that
             repeat none; 1 leaves the order alone, as the paper does.
+        clean: Reduce each mask to its largest piece, with holes filled.
         image_size: Photos whose longer side exceeds this many pixels are first reduced to it, so
             that the pyramid's scales mean what they mean on COCO. Masks have the photo's own size.
         engine: What runs the model where ``source`` names one; see ``load_engine``.
@@ -91,6 +92,7 @@ class Proposer:
         mask_threshold: float | None = None,
         quality_exponent: float | None = None,
         suppression: float = defaults.SUPPRESSION,
+        clean: bool = True,
         image_size: int = defaults.IMAGE_SIZE,
         engine: EngineName = "auto",
         device: str = "auto",
@@ -120,6 +122,7 @@ class Proposer:
         self.mask_threshold = mask_threshold
         self.quality_exponent = quality_exponent
         self.suppression = suppression
+        self.clean = clean
         self.image_size = image_size
 
     def map(
@@ -175,7 +178,12 @@ class Proposer:
         scores = sigmoid(scores) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
         order = np.argsort(-scores, kind="stable")
         proposals = Proposals(
-            pixels, scores[order], windows[order], masks[order], self.mask_threshold
+            pixels,
+            scores[order],
+            windows[order],
+            masks[order],
+            self.mask_threshold,
+            clean=self.clean,  # Deviation: one-piece
         )
         if self.suppression == 1:
             return proposals[proposals.areas > 0][: self.num_proposals]
