@@ -103,7 +103,9 @@ def test_proposals_are_those_of_torch(engine):
     assert best.min() > 0.99
 
 
-@pytest.mark.parametrize("kind", ["torch", *EXPORTED])
+@pytest.mark.parametrize(
+    "kind", ["torch", "openvino", pytest.param("onnx", marks=pytest.mark.slow)]
+)
 def test_engine_shared_by_threads_answers_each(kind, cache):
     engine = load_engine(thin_file(cache), kind, streams=3)
     proposer = sharpmask.Proposer(engine, num_proposals=20, num_candidates=20, scales=[-2])
@@ -117,7 +119,7 @@ def test_engine_shared_by_threads_answers_each(kind, cache):
 
 def test_ctrl_c_after_engines_have_gone_interrupts(cache):
     for _ in range(2):
-        engine = load_engine(NAMES[1], "openvino")
+        engine = load_engine(thin_file(cache), "openvino")
         ending = threading.Thread(target=lambda parts: parts.clear(), args=([engine],))
         del engine
         ending.start()
@@ -174,7 +176,7 @@ def test_compare_with_other_weights_raises(engine):
 
 
 def test_export_command_writes_what_weights_takes(tmp_path):
-    save(thin("resnet18"), tmp_path / "thin.safetensors", metadata={"licence": "free"})
+    save(thinnest(), tmp_path / "thin.safetensors", metadata={"licence": "free"})
     folder = tmp_path / "exported"
     arguments = ["--weights", str(tmp_path / "thin.safetensors"), "--output", str(folder)]
     for _ in range(2):  # a second time replaces the first
@@ -195,7 +197,7 @@ def test_bfloat16_with_amx_is_used_and_without_is_not(monkeypatch):
     has_amx = torch.cpu._is_amx_tile_supported()
     assert fast.name == ("openvino-bf16" if has_amx else "openvino")
     photo = read_image(COFFEE)
-    found, expected = (sharpmask.Proposer(e, scales=[-2, -1])(photo) for e in (fast, exact))
+    found, expected = (sharpmask.Proposer(e, scales=[-1.5])(photo) for e in (fast, exact))
     assert rle_iou(found.rles(), expected.rles()).max(axis=1).mean() > 0.9
     image = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
     scores = [engine.encode(image)[0][0] for engine in (fast, exact)]
