@@ -6,6 +6,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
+from reference.thin_models import thin_file
 from sharpmask.cli import evaluate as evaluate_command
 from sharpmask.cli.main import app
 from sharpmask.coco.reader import load_ground_truth
