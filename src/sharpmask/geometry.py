@@ -57,8 +57,8 @@ class PatchGeometry:
     """How much the certainty of a mask counts in ranking it, chosen likewise."""
     num_candidates: ClassVar[int] = 150
     """Masks decoded for 100 proposals, chosen likewise."""
-    nearness: ClassVar[int] = 1
-    """Cells, rows and columns added, within which windows are taken for repeats of each other."""
+    nearness: ClassVar[tuple[int, ...]] = (1,)
+    """Cells of each level, rows and columns added, within which windows are taken for repeats."""
 
     patch_size: int = 160
     context: int = 16
@@ -226,7 +226,7 @@ class PyramidGeometry:
     mask_threshold: ClassVar[float] = 0.5
     quality_exponent: ClassVar[float] = 1.0
     num_candidates: ClassVar[int] = 120
-    nearness: ClassVar[int] = 2
+    nearness: ClassVar[tuple[int, ...]] = (2, 2, 2, 1)
 
     strides: tuple[int, ...] = (8, 16, 32, 64)
     grid: int = 11

@@ -366,7 +366,7 @@ def test_ranking_anew_needs_more_candidates(settings, decoded):
     assert sum(engine.batches) == decoded
 
 
-@pytest.mark.parametrize("nearness", [1, 2, 3])
+@pytest.mark.parametrize("nearness", [(1, 1), (2, 2), (3, 1)])
 def test_cells_near_a_better_one_come_last(nearness):
     rng = np.random.default_rng(0)
     places = np.array([(m, r, c) for m in range(2) for r in range(6) for c in range(7)])
@@ -375,7 +375,7 @@ def test_cells_near_a_better_one_come_last(nearness):
     kept = []
     for k in range(60):
         better = [other for other in kept if numbers[other] == numbers[k]]
-        if all(np.abs(cells[k] - cells[other]).sum() > nearness for other in better):
+        if all(np.abs(cells[k] - cells[other]).sum() > nearness[numbers[k]] for other in better):
             kept.append(k)
     beside = sorted({*range(60)} - {*kept})
     assert 5 < len(kept) < 55

@@ -159,7 +159,8 @@ class Proposer:
         if reranks:
             count = max(self.num_proposals, self.num_candidates)
             numbers, cells, scores = self.select(maps, max(count, POOL))
-            apart = np.sort(apart_first(numbers, cells, self.engine.geometry.nearness, count))
+            nearness = [self.engine.geometry.nearness[level.index] for level in levels]
+            apart = np.sort(apart_first(numbers, cells, nearness, count))
             numbers, cells, scores = numbers[apart], cells[apart], scores[apart]
         else:
             numbers, cells, scores = self.select(maps, self.num_proposals)
@@ -243,7 +244,10 @@ class Proposer:
 
 
 def apart_first(
-    numbers: Int[np.ndarray, " n"], cells: Int[np.ndarray, "n 2"], nearness: int, count: int
+    numbers: Int[np.ndarray, " n"],
+    cells: Int[np.ndarray, "n 2"],
+    nearness: Sequence[int],
+    count: int,
 ) -> Int[np.ndarray, " m"]:
     """The first ``count`` cells, best first, once those near a better one are put last.
 
@@ -253,11 +257,14 @@ def apart_first(
     Args:
         numbers: The map of each cell, best first.
         cells: Its row and column.
-        nearness: Cells are near each other if rows and columns between them add up to no more.
+        nearness: Cells of a map are near each other if rows and columns between them add up to no
+            more.
         count: How many are wanted.
     """
-    reach = range(-nearness, nearness + 1)
-    near = [(y, x) for y in reach for x in reach if abs(y) + abs(x) <= nearness]
+    near = [
+        [(y, x) for y in range(-far, far + 1) for x in range(abs(y) - far, far - abs(y) + 1)]
+        for far in nearness
+    ]
     taken: set[tuple[int, int, int]] = set()
     apart: list[int] = []
     beside: list[int] = []
@@ -268,7 +275,7 @@ def apart_first(
             beside.append(index)
         else:
             number, row, column = place
-            taken.update((number, row + y, column + x) for y, x in near)
+            taken.update((number, row + y, column + x) for y, x in near[number])
             apart.append(index)
     return np.array([*apart, *beside][:count], np.int64)
 
