@@ -140,6 +140,7 @@ class Lateral(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, ...]:
         """One map for each step, finest use last."""
         x = F.silu(self.spread(F.silu(self.narrow(x))))
+        assert self.horizontal.bias is not None
         weights, biases = (
             torch.split(parameter, self.out_channels)
             for parameter in (self.horizontal.weight, self.horizontal.bias)
