@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -209,10 +208,11 @@ def fit_rcnn(
         The file.
 
     Raises:
-        ValueError: scikit-learn is not installed, or there is nothing to learn from.
+        MissingExtra: scikit-learn is not installed.
+        ValueError: There is nothing to learn from.
     """
-    if not find_spec("sklearn"):
-        raise ValueError("R-CNN needs scikit-learn to be trained; pip install 'sharpmask[rcnn]'")
+    with extras_for("training of an R-CNN"):
+        import sklearn  # noqa: F401
     kept = KeptVectors(net, output / "vectors")
     examples = collect(kept, track(photos, len(photos), "photos described"), numbers)
     categories = chosen_categories(data, numbers)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sharpmask.extras import extras_for
 from sharpmask.files import replacing_file
 from sharpmask.writers.writer import Destination, Segmented, Writer
 
@@ -25,15 +26,13 @@ class ParquetWriter(Writer):
         destination: Where.
 
     Raises:
-        ValueError: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed.
     """
 
     def __init__(self, destination: Destination) -> None:
         self.place = destination.output / "proposals.parquet"
-        try:
+        with extras_for("parquet"):
             import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise ValueError(f"parquet: {error}; pip install 'sharpmask[parquet]'") from None
 
     def finish(self, photos: Iterable[Segmented]) -> None:
         """Write the file."""
