@@ -1,9 +1,9 @@
 """Class-agnostic object segment proposals: DeepMask and SharpMask."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from sharpmask.defaults import VERSION
 from sharpmask.extras import extras_for
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sharpmask.training.pyramid_stage import train_pyramid
     from sharpmask.training.stages import train_deepmask, train_sharpmask
 
-__version__ = version("sharpmask")
+__version__ = VERSION
 
 __all__ = [
     "DeepMask",

@@ -25,7 +25,7 @@ EXTRAS = {
 """By the name under which each is imported."""
 
 
-class MissingExtra(ImportError, ValueError):
+class MissingExtraError(ImportError, ValueError):
     """A package that only some parts need is not installed; the message says how to get it."""
 
 
@@ -42,7 +42,7 @@ def extras_for(purpose: str) -> Iterator[None]:
         purpose: What needs it: begins the message.
 
     Raises:
-        MissingExtra: A package of ``EXTRAS`` is not installed.
+        MissingExtraError: A package of ``EXTRAS`` is not installed.
     """
     try:
         yield
@@ -50,4 +50,4 @@ def extras_for(purpose: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        raise MissingExtra(f"{purpose}: {how_to_get(package)}") from None
+        raise MissingExtraError(f"{purpose}: {how_to_get(package)}") from None

@@ -3,7 +3,6 @@
 import errno
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -11,30 +10,14 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, prepare_streams
-from sharpmask.extras import extras_for
+from sharpmask.defaults import VERSION
+from sharpmask.extras import MissingExtraError, extras_for
 
-COMMANDS = {
-    "propose": "Find objects in photos: write proposals.json (COCO results) and pictures of the "
-    "best masks.",
-    "detect": "Find and name objects: write detections.json (COCO results, boxes and masks) and "
-    "pictures.",
-    "evaluate": "Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and "
-    "two plots.",
-    "check": "Show what is wrong with an annotation file, and what training and evaluation make "
-    "of it.",
-    "train": "Train on COCO-format data.",
-    "compress": "Shorten the vector of each cell of a trained model; check the result with "
-    "``evaluate``.",
-    "export": "Export a model: an encoder and a decoder for images of any size, normalisation "
-    "inside.",
-    "convert": "Convert FAIR's Torch7 files: a DeepMask, a SharpMask, or the ImageNet trunk for "
-    "--init.",
-}
-"""What each does, as the first line of its own help says; so the list of all imports none."""
+COMMANDS = ("propose", "detect", "evaluate", "check", "train", "compress", "export", "convert")
 
 
 class LazyGroup(TyperGroup):
-    """Imports a command's file when it is called: some need packages that are not always there.
+    """Imports a command's file when it is called: torch takes more than a second, if it is needed.
 
     Each file ``cli/NAME.py`` holds its command or commands as ``app``.
     """
@@ -47,24 +30,36 @@ class LazyGroup(TyperGroup):
         """A command by name."""
         if cmd_name not in COMMANDS:
             return None
-        with clear_errors(), extras_for(cmd_name):
-            module = import_module(f"sharpmask.cli.{cmd_name}")
-        command = get_command(module.app)
-        command.name = cmd_name
+        with clear_errors():
+            return self._load(cmd_name)
+
+    def _load(self, name: str) -> Any:
+        """A command by name.
+
+        Raises:
+            MissingExtraError: It needs a package that is not installed.
+        """
+        with extras_for(name):
+            command = get_command(import_module(f"sharpmask.cli.{name}").app)
+        command.name = name
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The help text of all commands, without their files."""
-        self._list_only()
+        """The help text; beside a command that lacks a package it says which."""
+
+        def described(ctx: Any, cmd_name: str) -> Any:  # noqa: ARG001
+            try:
+                return self._load(cmd_name)
+            except MissingExtraError as error:
+                return TyperCommand(cmd_name, help=str(error).removeprefix(f"{cmd_name}: "))
+
+        self.get_command = described  # type: ignore[method-assign]
         super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """What completes a name, without the commands' files."""
-        self._list_only()
+        """Names alone: for the help texts that some shells show every file would be imported."""
+        self.get_command = lambda ctx, cmd_name: TyperCommand(cmd_name)  # type: ignore[method-assign]  # noqa: ARG005
         return super().shell_complete(ctx, incomplete)
-
-    def _list_only(self) -> None:
-        self.get_command = lambda ctx, name: TyperCommand(name, help=COMMANDS[name])  # type: ignore[method-assign]  # noqa: ARG005
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""
@@ -88,7 +83,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"sharpmask {version('sharpmask')}")
+        typer.echo(f"sharpmask {VERSION}")
         raise typer.Exit
 
 

@@ -35,7 +35,7 @@ def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) 
 
     Raises:
         ValueError: No photos, or no OpenVINO model.
-        MissingExtra: nncf or openvino is not installed.
+        MissingExtraError: nncf or openvino is not installed.
         ImageError: A photo cannot be read.
     """
     os.environ.setdefault("NNCF_CI", "1")  # or nncf sends usage data

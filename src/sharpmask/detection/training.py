@@ -20,6 +20,7 @@ from sharpmask.detection.proposing import Photos, Proposing
 from sharpmask.detection.rcnn import KeptVectors, RegionNet, collect, train_rcnn
 from sharpmask.detection.region_batches import RegionDataset, collate_regions
 from sharpmask.evaluation.average_precision import average_precision
+from sharpmask.extras import extras_for
 from sharpmask.models.pretrained import load_backbone
 from sharpmask.models.sources import source_fingerprint
 from sharpmask.training.loop import fit
@@ -208,7 +209,7 @@ def fit_rcnn(
         The file.
 
     Raises:
-        MissingExtra: scikit-learn is not installed.
+        MissingExtraError: scikit-learn is not installed.
         ValueError: There is nothing to learn from.
     """
     with extras_for("training of an R-CNN"):

@@ -43,7 +43,7 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
         The exported model, loaded.
 
     Raises:
-        MissingExtra: A package that exports or runs it is not installed.
+        MissingExtraError: A package that exports or runs it is not installed.
         ValueError: The logits differ from torch's.
     """
     write = {"onnx": write_onnx, "openvino": write_openvino}[runtime]
@@ -115,7 +115,7 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
     """Write a half of a model as an ONNX file and check it.
 
     Raises:
-        MissingExtra: onnx or onnxscript is not installed.
+        MissingExtraError: onnx or onnxscript is not installed.
     """
     with extras_for("export"):
         import onnx
@@ -159,7 +159,7 @@ def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path:
     """Write a half of a model as OpenVINO's .xml and .bin.
 
     Raises:
-        MissingExtra: openvino is not installed.
+        MissingExtraError: openvino is not installed.
     """
     with extras_for("export"):
         import openvino

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 
 from sharpmask.engines.exported import ExportedEngine, Runtime
-from sharpmask.extras import MissingExtra, how_to_get
+from sharpmask.extras import MissingExtraError, how_to_get
 from sharpmask.files import LOCK, cache_folder, fingerprint, prune, replacing_folder
 from sharpmask.models.sources import WeightsError
 
@@ -46,11 +46,11 @@ def exported(
     Where nothing can be kept it is made for this call only.
 
     Raises:
-        MissingExtra: The runtime, or what exports for it, is not installed.
+        MissingExtraError: The runtime, or what exports for it, is not installed.
         ValueError: The model cannot be exported.
     """
     if lacking := missing(runtime):
-        raise MissingExtra(
+        raise MissingExtraError(
             f"{weights}: must be exported before {runtime} can run it, but {how_to_get(lacking[0])}"
         )
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
-from sharpmask.extras import MissingExtra, extras_for
+from sharpmask.extras import MissingExtraError, extras_for
 from sharpmask.geometry import geometry_of
 from sharpmask.models.sources import WeightsError
 
@@ -39,7 +39,7 @@ class ExportedEngine:
 
     Raises:
         WeightsError: It holds no exported model.
-        MissingExtra: OpenVINO is not installed.
+        MissingExtraError: OpenVINO is not installed.
         ValueError: The runtime cannot run it.
     """
 
@@ -72,7 +72,7 @@ class ExportedEngine:
                 self.encoder = start(folder / f"encoder{suffix}", streams)
                 self.decoder = start(folder / f"decoder{suffix}", streams)
                 answer_once(self)
-        except MissingExtra:
+        except MissingExtraError:
             raise
         except Exception as error:  # each runtime raises kinds of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -83,7 +83,7 @@ def load_engine(
 
     Raises:
         WeightsError: There is no such model.
-        MissingExtra: What runs the model, or what exports it, is not installed.
+        MissingExtraError: What runs the model, or what exports it, is not installed.
         ValueError: The engine is unknown, or cannot run on the device.
     """
     if engine not in get_args(EngineName):

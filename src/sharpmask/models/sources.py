@@ -40,7 +40,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
 
     Raises:
         WeightsError: There is none.
-        MissingExtra: It is a repository, and huggingface_hub is not installed.
+        MissingExtraError: It is a repository, and huggingface_hub is not installed.
     """
     if str(source) in names():
         return Path(str(resources.files("sharpmask") / "weights" / f"{source}.safetensors"))

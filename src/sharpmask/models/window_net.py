@@ -94,7 +94,7 @@ class SavedNet(nn.Module):
 
         Raises:
             ValueError: Its backbone is not one of the package's.
-            MissingExtra: huggingface_hub is not installed.
+            MissingExtraError: huggingface_hub is not installed.
         """
         with extras_for(repository):
             from huggingface_hub import HfApi  # slow to import

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
 from sharpmask.coco.segmentation import segmentation_to_rle
+from sharpmask.defaults import VERSION
 from sharpmask.files import replacing_file
 from sharpmask.masks import rle_areas, rle_boxes
 from sharpmask.polygons import polygons
@@ -34,7 +34,7 @@ class CocoWriter(Writer):
         images: list[dict[str, Any]] = []
         info = {
             "description": "Object proposals",
-            "version": f"sharpmask {version('sharpmask')}",
+            "version": f"sharpmask {VERSION}",
             "images_folder": str(self.destination.root),
         }
         categories = [{"id": 1, "name": LABEL, "supercategory": ""}]

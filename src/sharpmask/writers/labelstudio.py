@@ -1,7 +1,6 @@
 """Label Studio: tasks with predictions, and the labelling interface that shows them."""
 
 from collections.abc import Iterable
-from importlib.metadata import version
 from os import fsencode
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +8,7 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Bool
 
+from sharpmask.defaults import VERSION
 from sharpmask.files import replacing_file
 from sharpmask.masks import Rle, decode
 from sharpmask.polygons import polygons
@@ -79,7 +79,7 @@ class LabelStudioWriter(Writer):
         ]
         address = self.address + quote(fsencode(self.destination.relative(photo.path)))
         prediction = {
-            "model_version": f"sharpmask {version('sharpmask')}",
+            "model_version": f"sharpmask {VERSION}",
             "score": float(np.mean(scores)) if scores else 0.0,
             "result": result,
         }

@@ -26,7 +26,7 @@ class ParquetWriter(Writer):
         destination: Where.
 
     Raises:
-        MissingExtra: pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
 
     def __init__(self, destination: Destination) -> None:
