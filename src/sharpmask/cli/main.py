@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
@@ -51,7 +52,8 @@ class LazyGroup(TyperGroup):
             try:
                 return self._load(cmd_name)
             except MissingExtraError as error:
-                return TyperCommand(cmd_name, help=str(error).removeprefix(f"{cmd_name}: "))
+                told = str(error).removeprefix(f"{cmd_name}: ")
+                return TyperCommand(cmd_name, help=escape(told))
 
         self.get_command = described  # type: ignore[method-assign]
         super().format_help(ctx, formatter)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from os import utime
 from pathlib import Path
@@ -99,6 +98,8 @@ def _seal(folder: Path) -> str:
 
 def _key(weights: Path, runtime: Runtime) -> str:
     """A fingerprint of all that an exported form depends on."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     package = Path(__file__).parents[1]
     code = [*package.glob("engines/*.py"), *package.glob("models/*.py"), package / "geometry.py"]
     versions = []
