@@ -1,6 +1,7 @@
 """Networks small enough to be compared cell by cell."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sharpmask.geometry import PatchGeometry
@@ -26,6 +27,20 @@ class BlindTrunk(Backbone):
             x = torch.tanh(conv(x))
             maps.append(x)
         return tuple(maps)
+
+
+class PaddedTrunk(BlindTrunk):
+    """Cell c of the map of stride s sees two by two pixels round coordinate s * c + 1."""
+
+    cell_offset = 1
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, width, 1) for width in self.channels)
+
+    def forward(self, x):
+        maps = (F.avg_pool2d(x, 2, stride) for stride in (2, 4, 8, 16))
+        return tuple(torch.tanh(conv(y)) for conv, y in zip(self.convs, maps, strict=True))
 
 
 class AveragingTrunk(BlindTrunk):

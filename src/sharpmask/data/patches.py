@@ -138,8 +138,14 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, float, float, float]]):
 
 
 def cut_window(photo: Image.Image, patch: Patch, geometry: PatchGeometry) -> Image.Image:
-    """The window of a patch, context included; grey outside the photo."""
-    return cut(photo, patch.center, patch.scale, geometry.window_size, GREY)
+    """The window of a patch, context included; grey outside the photo. Yet to be mirrored.
+
+    The network reads the patch ``geometry.shift`` pixels beside the window's middle.
+    """
+    back = geometry.shift / patch.scale
+    x, y = patch.center
+    center = (x + back if patch.flip else x - back, y - back)
+    return cut(photo, center, patch.scale, geometry.window_size, GREY)
 
 
 def cut_mask(

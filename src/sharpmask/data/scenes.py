@@ -5,7 +5,7 @@ a patch teaches one. Objects cut out of other photos are pasted in (Ghiasi et al
 Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +77,11 @@ class SceneObject:
     octave: float
     learned: bool
 
+    def mirrored(self, side: int) -> "SceneObject":
+        """The object in the mirror image of a scene of ``side`` pixels."""
+        mask = None if self.mask is None else self.mask[:, ::-1]
+        return replace(self, mask=mask, center=(side - self.center[0], self.center[1]))
+
 
 # Deviation: scenes
 class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -145,6 +150,9 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             self._paste(scene, objects, rng, rng.uniform(first, last))
         if self.colour_jitter:
             scene = augment(scene, rng, self.colour_jitter)
+        if rng.random() < 0.5:
+            scene = scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            objects = [item.mirrored(self.scene_size) for item in objects]
         labels, owners = self._label(objects, self.dataset.images[number].complete)
         cells = np.argwhere(labels > 0)
         if len(cells) > self.windows:
@@ -153,19 +161,18 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             labels[tuple(cells[chosen[self.windows :]].T)] = 0
             cells = cells[chosen[: self.windows]]
         side = self.geometry.patch_size
+        shift = self.geometry.shift
         masks = np.zeros((len(cells), side, side), np.uint8)
-        for target, (row, column) in zip(masks, cells, strict=True):
-            top, left = row * self.geometry.stride, column * self.geometry.stride
-            target[:] = objects[owners[row, column]].mask[top : top + side, left : left + side]
-        pixels = np.asarray(scene)
-        if rng.random() < 0.5:
-            pixels, labels, masks = pixels[:, ::-1], labels[:, ::-1], masks[..., ::-1]
-            cells = cells * [1, -1] + [0, labels.shape[1] - 1]
+        starts = cells * self.geometry.stride + shift + abs(shift)
+        for target, cell, (top, left) in zip(masks, cells, starts, strict=True):
+            # Patches may leave the scene by the shift: nothing is known of their objects there.
+            mask = np.pad(objects[owners[tuple(cell)]].mask, abs(shift))
+            target[:] = mask[top : top + side, left : left + side]
         return (
-            torch.from_numpy(pixels.copy()).permute(2, 0, 1),
-            torch.from_numpy(labels.copy()),
+            torch.from_numpy(np.array(scene)).permute(2, 0, 1),
+            torch.from_numpy(labels),
             torch.from_numpy(cells),
-            torch.from_numpy(masks.copy()),
+            torch.from_numpy(masks),
         )
 
     def _place(
@@ -250,7 +257,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         labels = np.full((count, count), -1.0 if complete else 0.0, np.float32)
         owners = np.zeros((count, count), np.int64)
         nearest = np.full((count, count), np.inf)
-        middles = np.arange(count) * geometry.stride + geometry.patch_size / 2
+        middles = np.arange(count) * geometry.stride + geometry.shift + geometry.patch_size / 2
         for number, item in enumerate(objects):
             x, y = item.center
             shift = np.maximum.outer(np.abs(middles - y), np.abs(middles - x))

@@ -25,11 +25,14 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: Widths of the four maps.
+        cell_offset: Coordinate at which cell 0 of every map is centred. None takes each cell to be
+            centred in its square of pixels; heads learn what is not so.
         architecture: The options of ``build_deepmask`` that describe it; none for a trunk from
             outside the package.
     """
 
     channels: tuple[int, int, int, int]
+    cell_offset: int | None = None
     architecture: Mapping[str, Any] = MappingProxyType({})
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -291,13 +294,12 @@ class MobileNetV2(Backbone):
 class YoloxNanoBackbone(YoloxLayers, Backbone):
     """YOLOX-Nano's trunk: its last map is [dark4, P4], 256 channels at stride 16.
 
-    Cells are centred seven pixels before the middles of their boxes of 16 pixels, as those of every
-    net that pads both sides: training and inference read them alike, so the heads learn it.
-
     Args:
         width: Channels at stride 2.
         padding: Border of the convolutions.
     """
+
+    cell_offset = 1
 
     def __init__(self, *, width: int = 16, padding: Padding = "symmetric") -> None:
         super().__init__(width, padding)
