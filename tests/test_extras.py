@@ -138,7 +138,7 @@ def test_what_is_imported_for_a_proposal_is_small():
 import sys, sharpmask
 from sharpmask.cli.main import app
 sharpmask.Proposer({MODEL!r}, engine="onnx")
-print([name for name in {[*EXTRAS]} if name in sys.modules])
+print([name for name in {[*EXTRAS, "jaxtyping", "asyncio"]} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "['onnxruntime']\n", done.stderr

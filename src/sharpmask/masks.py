@@ -9,8 +9,9 @@ from typing import TypedDict
 
 import hotcoco.mask
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+
+from sharpmask.shapes import Bool, Float, UInt8
 
 
 class Rle(TypedDict):

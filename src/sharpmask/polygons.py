@@ -7,9 +7,9 @@ are filled, and with them what lies inside: COCO, YOLO and Label Studio know no 
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from sharpmask.masks import Rle, decode, rle_boxes
+from sharpmask.shapes import Bool, Float, Int
 
 TOLERANCE = 1.0
 """Pixels that an outline may move when it is simplified, unless it is told otherwise."""

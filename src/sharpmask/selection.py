@@ -7,10 +7,10 @@ from typing import Any, Protocol, Self, TypeVar
 
 import hotcoco.mask
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
 
 from sharpmask import masks
 from sharpmask.masks import Rle
+from sharpmask.shapes import Bool, Float, Float32, Int
 
 CONTAINED = 0.9
 """A mask lies in another if more than this share of its pixels does."""

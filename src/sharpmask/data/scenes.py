@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -27,6 +26,7 @@ from sharpmask.data.sampling import (
 )
 from sharpmask.geometry import GREY, PatchGeometry
 from sharpmask.masks import decode
+from sharpmask.shapes import Bool, Float, Int, UInt8
 
 SCENE_OCTAVES = (-2.75, 1.75)
 """Scales of scenes: a quarter octave beyond those at which photos are read, Zoom^2 included."""

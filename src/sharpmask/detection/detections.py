@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask import defaults
 from sharpmask.drawing import draw_masks
 from sharpmask.masks import Rle, decode
+from sharpmask.shapes import Float, Int, UInt8
 
 
 @dataclass(frozen=True)

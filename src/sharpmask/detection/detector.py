@@ -5,7 +5,6 @@ from os import PathLike
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from sharpmask import defaults
@@ -18,6 +17,7 @@ from sharpmask.engines.load import EngineName
 from sharpmask.images import ImageError, read_image
 from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer
+from sharpmask.shapes import Float
 
 MAX_DETECTIONS = 100
 """Of one photo, over all categories: COCO counts no more."""

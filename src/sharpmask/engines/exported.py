@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
 from sharpmask.extras import MissingExtraError, extras_for
 from sharpmask.geometry import geometry_of
 from sharpmask.models.sources import WeightsError
+from sharpmask.shapes import Float, Int, UInt8
 
 Runtime = Literal["openvino", "onnx"]
 

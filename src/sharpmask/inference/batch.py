@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 
 from sharpmask.coco.numbers import integer
 from sharpmask.engines.threads import cores, shared_by
@@ -20,6 +19,7 @@ from sharpmask.files import owned, replacing_file
 from sharpmask.images import ImageError, write_image
 from sharpmask.inference.journal import Journal, Photo, Span
 from sharpmask.selection import Segments
+from sharpmask.shapes import UInt8
 from sharpmask.writers.writer import Segmented, Writer, write_array
 
 MAX_STREAMS = 4

@@ -6,12 +6,12 @@ from itertools import product
 from os import PathLike
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from sharpmask.images import read_image, reduce_image
 from sharpmask.inference.proposer import Proposer
 from sharpmask.proposals import Proposals
+from sharpmask.shapes import Bool, Float, UInt8
 
 MAX_PIXELS = 2_000_000_000
 """Larger pictures are refused by their header; decoded this one would take 6 GB."""

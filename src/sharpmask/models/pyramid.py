@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.geometry import PyramidGeometry
 from sharpmask.models.layers import Normalize, Padding
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
+from sharpmask.shapes import Float, Int
 
 NUM_LEVELS = 4
 TRUNKS = {"yolox_nano": YoloxNano}

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.extras import extras_for
 from sharpmask.files import fingerprint
 from sharpmask.models.sources import WeightsError, resolve
 from sharpmask.models.tensor_files import parsed, read_safetensors, save_atomically
+from sharpmask.shapes import Float, Int
 
 
 class SavedNet(nn.Module):

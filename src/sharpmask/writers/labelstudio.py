@@ -6,12 +6,12 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Bool
 
 from sharpmask.defaults import VERSION
 from sharpmask.files import replacing_file
 from sharpmask.masks import Rle, decode
 from sharpmask.polygons import polygons
+from sharpmask.shapes import Bool
 from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, write_array
 
 LOCAL_FILES = "/data/local-files/?d="

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import UInt8
 
 from sharpmask.selection import Segments
+from sharpmask.shapes import UInt8
 
 LABEL = "object"
 """Name of the one category."""
