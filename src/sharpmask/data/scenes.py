@@ -5,8 +5,9 @@ a patch teaches one. Objects cut out of other photos are pasted in (Ghiasi et al
 Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sharpmask.coco.annotations import CocoDataset
-from sharpmask.data.patches import PhotoCache, augment, cut
+from sharpmask.data.patches import PhotoCache, augment, cut, cut_out, mask_image
 from sharpmask.data.sampling import (
     MAX_OCTAVES,
     MAX_SHIFT,
@@ -24,8 +25,7 @@ from sharpmask.data.sampling import (
     NEGATIVE_SHIFT,
     InstanceSampler,
 )
-from sharpmask.geometry import GREY, PatchGeometry
-from sharpmask.masks import decode
+from sharpmask.geometry import GREY, PatchGeometry, PyramidGeometry
 from sharpmask.shapes import Bool, Float, Int, UInt8
 
 SCENE_OCTAVES = (-2.75, 1.75)
@@ -33,6 +33,10 @@ SCENE_OCTAVES = (-2.75, 1.75)
 VISIBLE = 0.5
 """An object of which pasted ones leave less than this share is ignored: neither positive nor
 negative."""
+
+
+Item = TypeVar("Item", covariant=True)
+Geometry = TypeVar("Geometry", PatchGeometry, PyramidGeometry)
 
 
 class SceneBatch(NamedTuple):
@@ -83,8 +87,38 @@ class SceneObject:
         return replace(self, mask=mask, center=(side - self.center[0], self.center[1]))
 
 
+@dataclass(eq=False, repr=False)
+class Scenes(Dataset[Item], Generic[Item, Geometry]):
+    """What every data set of scenes is made from.
+
+    Attributes:
+        dataset: Images and objects.
+        geometry: Windows of the model.
+        seed: First key of every draw.
+        scene_size: Side in pixels.
+        windows: Most windows whose masks are learned, of a scene or of each of its levels.
+        copy_paste: Mean number of objects pasted into a scene.
+        colour_jitter: Strength of ``augment``, 0 for none.
+    """
+
+    dataset: CocoDataset
+    geometry: Geometry
+    _: KW_ONLY
+    seed: int
+    scene_size: int
+    windows: int
+    copy_paste: float = 0.0
+    colour_jitter: float = 0.0
+
+    @cached_property
+    def photo(self) -> PhotoCache:
+        """Reads the photos."""
+        return PhotoCache(self.dataset)
+
+
 # Deviation: scenes
-class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+@dataclass(eq=False, repr=False)
+class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry]):
     """Scenes by (epoch, index).
 
     One in four lies anywhere in a completely labelled photo, at any scale. The others show an
@@ -92,48 +126,26 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     first, then the object; in one its photo. Where no photo is completely labelled all show an
     object, drawn in turns by category and by photo.
 
-    Args:
-        dataset: Images and objects.
-        geometry: Patch sizes.
-        seed: First key of every draw.
-        scene_size: Side in pixels, a multiple of the stride.
-        windows: Most cells of a scene that the mask head learns from.
-        copy_paste: Mean number of objects pasted into a scene.
-        colour_jitter: Strength of ``augment``, 0 for none.
+    ``scene_size`` is a multiple of the stride, ``windows`` the most cells of a scene that the mask
+    head learns from.
 
     Raises:
         ValueError: There is no object to learn from, or ``scene_size`` does not fit.
     """
 
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        geometry: PatchGeometry,
-        *,
-        seed: int,
-        scene_size: int,
-        windows: int,
-        copy_paste: float = 0.0,
-        colour_jitter: float = 0.0,
-    ) -> None:
-        if scene_size % geometry.stride or scene_size < geometry.patch_size:
+    def __post_init__(self) -> None:
+        geometry = self.geometry
+        if self.scene_size % geometry.stride or self.scene_size < geometry.patch_size:
             raise ValueError(
                 f"scene_size: expected a multiple of {geometry.stride} of at least "
-                f"{geometry.patch_size}, got {scene_size}"
+                f"{geometry.patch_size}, got {self.scene_size}"
             )
-        self.dataset = dataset
-        self.geometry = geometry
-        self.seed = seed
-        self.scene_size = scene_size
-        self.windows = windows
-        self.copy_paste = copy_paste
-        self.colour_jitter = colour_jitter
         largest = 2.0 ** SCENE_OCTAVES[1]
         self.instances = InstanceSampler(
-            dataset, lambda instance: geometry.canonical_scale(np.array(instance.box)) <= largest
+            self.dataset,
+            lambda instance: geometry.canonical_scale(np.array(instance.box)) <= largest,
         )
-        self.complete = [k for k, image in enumerate(dataset.images) if image.complete]
-        self.photo = PhotoCache(dataset)
+        self.complete = [k for k, image in enumerate(self.dataset.images) if image.complete]
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Image, labels, cells (row, column) and masks of scene (epoch, index)."""
@@ -211,7 +223,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             learned = bool(k < len(image.instances) and abs(octaves[k]) <= MAX_OCTAVES)
             mask = None
             if learned:
-                full = Image.fromarray(decode(image.instances[k].rle) * np.uint8(255))
+                full = mask_image(image.instances[k].rle)
                 mask = np.asarray(cut(full, center, scale, self.scene_size, 0)) >= 128
             x, y = centers[k].tolist()
             objects.append(SceneObject(mask, (x, y), float(octaves[k]), learned))
@@ -233,10 +245,8 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
         corner = round(center[0] - size[0] / 2), round(center[1] - size[1] / 2)
         box = (left, top, right, bottom)
-        photo = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=box)
-        full = Image.fromarray(decode(instance.rle) * np.uint8(255))
-        shape = full.resize(size, Image.Resampling.BILINEAR, box=box)
-        scene.paste(photo, corner, shape)
+        pixels, shape = cut_out(self.photo(number), instance.rle, box, size)
+        scene.paste(pixels, corner, shape)
         canvas = Image.new("L", scene.size)
         canvas.paste(shape, corner)
         mask = np.asarray(canvas) >= 128

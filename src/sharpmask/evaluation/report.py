@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a JSON file with every number, two plots, a table."""
+"""What an evaluation writes: a JSON file with all figures, two plots, and a table to print."""
 
 import io
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the extra `plots`
     from matplotlib.figure import Figure
 
 CURVE_COUNTS = np.unique(np.geomspace(1, MAX_PROPOSALS, 91).round().astype(int))
-"""Numbers of proposals at which the JSON file states the curve of average recall."""
+"""Counts of proposals at which the JSON file states the curve of average recall."""
 
 _COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73")
 

@@ -8,13 +8,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpmask.models.backbones import (
-    BasicBlock,
-    Bottleneck,
-    InvertedResidual,
-    MobileNetV2,
-    conv_relu6,
-)
+from sharpmask.models.backbones import MobileNetV2
+from sharpmask.models.blocks import BasicBlock, Bottleneck, InvertedResidual, conv_relu6
 from sharpmask.models.layers import Padding
 from sharpmask.shapes import Float
 
