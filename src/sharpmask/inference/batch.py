@@ -163,7 +163,7 @@ def write_records(
         settings: Everything that the results depend on besides the photos.
         streams: Photos worked on at once.
         draw: Makes a picture of what was found, to be written beside ``file``.
-        writers: Write further formats beside ``file``; then proposals must be found.
+        writers: Write further formats beside ``file``; then all that is found must have masks.
         progress: Shows how many photos are done.
         report: Is told of every problem.
 
@@ -185,13 +185,15 @@ def write_records(
                 _draw(pictures[photo.path], draw(found))
             except ImageError as error:
                 problem = error
-        if writers:
-            segmented = Segmented(photo.image_id, photo.path, Segments.of(found), found.image)
-            for writer in writers:
-                writer.add(segmented)
         named = {"file_name": photo.name or str(photo.path)}
         records = [record | named for record in found.to_coco(photo.image_id)]
-        return found.image.shape[:2], records, problem
+        image_size = found.image.shape[:2]
+        if writers:
+            segments = Segments.from_coco(records, image_size)
+            segmented = Segmented(photo.image_id, photo.path, segments, found.image)
+            for writer in writers:
+                writer.add(segmented)
+        return image_size, records, problem
 
     with owned(file.parent), Journal(_journal(file), settings) as journal:
         left = [photo for photo in photos if not journal.has(photo)]
