@@ -18,7 +18,6 @@ import hotcoco.mask
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from machine import store
@@ -27,6 +26,7 @@ from sharpmask.inference.batch import map_ordered
 from sharpmask.inference.proposer import Proposer, mask_quality
 from sharpmask.models.pretrained import load, read_metadata, save
 from sharpmask.models.pyramid import SharpMaskPyramid
+from sharpmask.shapes import Float
 
 FIGURE = Path(__file__).parents[1] / "docs" / "calibration.png"
 BINS = np.linspace(0, 1, 11)
@@ -54,7 +54,9 @@ def main() -> None:
     with torch.no_grad():
         model.head.gain.copy_(model.head.gain * factor)
         model.head.bias.copy_(model.head.bias * factor + shift)
-    save(model, arguments.output, metadata=metadata | {"calibrated": "scores, on half of kept_back"})
+    save(
+        model, arguments.output, metadata=metadata | {"calibrated": "scores, on half of kept_back"}
+    )
     rows = {
         "as trained": (shown[:, 0].numpy(), shown[:, 2].numpy()),
         "calibrated": (scores(shown, factor, shift).numpy(), shown[:, 2].numpy()),

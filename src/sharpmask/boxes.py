@@ -1,7 +1,8 @@
 """Boxes: overlap, their coding for regression, suppression of repeats."""
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from sharpmask.shapes import Float, Int
 
 MAX_LOG_SCALE = float(np.log(1000 / 16))
 """Logarithm of the largest factor, 62.5, by which regression may enlarge a side."""

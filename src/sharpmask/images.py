@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from sharpmask.decoding import (
@@ -20,6 +19,7 @@ from sharpmask.decoding import (
 )
 from sharpmask.decoding import ImageError as ImageError
 from sharpmask.files import replacing_file
+from sharpmask.shapes import UInt8
 
 PhotoLike = str | PathLike[str] | Image.Image | np.ndarray
 """A path, a PIL image, or an RGB uint8 array (height, width, 3)."""

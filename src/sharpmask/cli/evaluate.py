@@ -1,5 +1,6 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from sharpmask.evaluation.average_precision import average_precision, precision_
 from sharpmask.evaluation.evaluator import Evaluation
 from sharpmask.evaluation.report import results_table, write_report
 from sharpmask.evaluation.run import evaluate as run_evaluation
+from sharpmask.extras import how_to_get
 from sharpmask.files import write_json
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
@@ -112,6 +114,8 @@ def evaluate(
         files = write_report(output, method, result, settings)
         out.print(results_table({method: result}))
         out.print(*files, markup=False)
+        if not find_spec("matplotlib"):
+            complain(f"no plots: {how_to_get('matplotlib')}")
         if result.unseen:
             complain(f"{result.unseen} of {result.images} images were not looked at")
             raise typer.Exit(1)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Float
 
 from sharpmask.boxes import box_iou
 from sharpmask.coco.numbers import are_plain, box, integer, number
@@ -19,6 +18,7 @@ from sharpmask.coco.results import Record, ResultsFile
 from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.evaluation.average_recall import MAX_PROPOSALS, AverageRecall, RecallSummary
 from sharpmask.masks import Rle, boundary_iou, rle_areas, rle_boxes, rle_iou
+from sharpmask.shapes import Float
 
 MIN_IOU = 0.5
 """Recall counts no smaller overlap."""

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 
 from sharpmask.coco.reader import read_image_ids
 from sharpmask.engines.threads import cores, shared_by
@@ -18,6 +17,7 @@ from sharpmask.images import ImageError, write_image
 from sharpmask.inference.journal import Journal, Photo, Span
 from sharpmask.inference.picture_names import overlay_paths, refuse_photos
 from sharpmask.selection import Segments
+from sharpmask.shapes import UInt8
 from sharpmask.writers.writer import Segmented, Writer, write_array
 
 MAX_STREAMS = 4
@@ -163,7 +163,7 @@ def write_records(
         settings: Everything that the results depend on besides the photos.
         streams: Photos worked on at once.
         draw: Makes a picture of what was found, to be written beside ``file``.
-        writers: Write further formats beside ``file``; then proposals must be found.
+        writers: Write further formats beside ``file``; then all that is found must have masks.
         progress: Shows how many photos are done.
         report: Is told of every problem.
 
@@ -185,13 +185,15 @@ def write_records(
                 _draw(pictures[photo.path], draw(found))
             except ImageError as error:
                 problem = error
-        if writers:
-            segmented = Segmented(photo.image_id, photo.path, Segments.of(found), found.image)
-            for writer in writers:
-                writer.add(segmented)
         named = {"file_name": photo.name or str(photo.path)}
         records = [record | named for record in found.to_coco(photo.image_id)]
-        return found.image.shape[:2], records, problem
+        image_size = found.image.shape[:2]
+        if writers:
+            segments = Segments.from_coco(records, image_size)
+            segmented = Segmented(photo.image_id, photo.path, segments, found.image)
+            for writer in writers:
+                writer.add(segmented)
+        return image_size, records, problem
 
     with owned(file.parent), Journal(_journal(file), settings) as journal:
         left = [photo for photo in photos if not journal.has(photo)]

@@ -10,7 +10,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from sharpmask import defaults
@@ -20,6 +19,7 @@ from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
 from sharpmask.proposals import Proposals
+from sharpmask.shapes import Float, Int, UInt8
 
 if TYPE_CHECKING:  # engines need no torch
     from sharpmask.models.pretrained import Model
