@@ -23,6 +23,8 @@ ANSWERS = 3
 """Masks for a point: it may mean a part, the whole, or a group."""
 PER_SIZE = 4
 """Windows of each size that are decoded for a point: those of the highest scores."""
+MANY = 100
+"""Masks at a point among which further points choose."""
 SAME = 0.8
 """Answers whose IoU exceeds this are one."""
 
@@ -102,6 +104,35 @@ class ReadPhoto:
         mask = _within(np.rint(sigmoid(logits[0]) * 255).astype(np.uint8), window, box)
         level, row, column = aim.cell
         return self._ranked(scores[level][row, column, None], window[None], mask[None])[0]
+
+    def best(
+        self,
+        points: Sequence[tuple[float, float]] = (),
+        without: Sequence[tuple[float, float]] = (),
+        box: Sequence[float] | None = None,
+    ) -> Proposals:
+        """The mask that label tools ask for, alone, by what a user has marked; none if none fits.
+
+        Args:
+            points: x, y on the object.
+            without: x, y beside it.
+            box: x0, y0, x1, y1 round it; the points then have no say.
+
+        Raises:
+            ValueError: Nothing is marked, or not on the photo.
+        """
+        if box is not None:
+            alone = self.in_box(box).alone
+            return alone[alone.areas > 0]
+        if not points:
+            raise ValueError("prompt: expected a point on the object, or a box round it")
+        found = self.at(*points[0], count=MANY)
+        for point in points[1:]:
+            found = found.at(*point)
+        for point in without:
+            row, column = pixel_at(*point, self.image.shape[:2])
+            found = found[np.array([not mask[row, column] for mask in found.masks()], bool)]
+        return found[:1]
 
     def _ranked(
         self,

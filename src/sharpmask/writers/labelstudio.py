@@ -61,6 +61,8 @@ class LabelStudioWriter(Writer):
 
     def _task(self, photo: Segmented) -> dict[str, Any]:
         height, width = photo.segments.image_size
+        kind = "polygonlabels" if self.polygons else "brushlabels"
+        value_of = polygon_value if self.polygons else brush_value
         scores = photo.segments.scores.tolist()
         result = [
             {
@@ -71,7 +73,8 @@ class LabelStudioWriter(Writer):
                 "original_height": height,
                 "image_rotation": 0,
                 "score": score,
-                **(_polygon(rle) if self.polygons else _brush(rle)),
+                "type": kind,
+                "value": {**value_of(rle), kind: [LABEL]},
             }
             for number, (rle, score) in enumerate(
                 zip(photo.segments.rles(), scores, strict=True), start=1
@@ -86,16 +89,16 @@ class LabelStudioWriter(Writer):
         return {"data": {"image": address}, "predictions": [prediction]}
 
 
-def _brush(rle: Rle) -> dict[str, Any]:
-    value = {"format": "rle", "rle": brush_rle(decode(rle).astype(bool)), "brushlabels": [LABEL]}
-    return {"type": "brushlabels", "value": value}
+def brush_value(rle: Rle) -> dict[str, Any]:
+    """What a brush region holds of a mask."""
+    return {"format": "rle", "rle": brush_rle(decode(rle).astype(bool))}
 
 
-def _polygon(rle: Rle) -> dict[str, Any]:
+def polygon_value(rle: Rle) -> dict[str, Any]:
+    """What a polygon region holds of a mask: its largest piece, in percent of the photo's sides."""
     height, width = rle["size"]
     percent = polygons(rle)[0] * (100 / width, 100 / height)
-    value = {"points": percent.tolist(), "closed": True, "polygonlabels": [LABEL]}
-    return {"type": "polygonlabels", "value": value}
+    return {"points": percent.tolist(), "closed": True}
 
 
 def brush_rle(mask: Bool[np.ndarray, "h w"]) -> list[int]:
