@@ -304,13 +304,18 @@ class PyramidGeometry:
         """Longer side of a centred object, as a share of its window's."""
         return self.object_size(0) / self.window_size(0)
 
+    @property
+    def aim_switch(self) -> float:
+        """Longer side in pixels from which an object is read by itself on the third level."""
+        return (self.object_size(1) * self.object_size(2)) ** 0.5
+
     def aim(self, longer: float) -> Aim:
         """Where an object with a longer side of so many pixels is read by itself.
 
         On the second level, which reads maps of every stride, or on the third if the object has
         more pixels than the second shows.
         """
-        level = 1 if longer < (self.object_size(1) * self.object_size(2)) ** 0.5 else 2
+        level = 1 if longer < self.aim_switch else 2
         side = self.padded_size(math.ceil(self.window_size(level)))
         cell = side // 2 // self.strides[level]
         center = cell * self.strides[level] + self.cell_offset

@@ -15,6 +15,7 @@ from sharpmask.cli.console import EXIT_STATUS, complain, prepare_streams
 COMMANDS = (
     "propose",
     "serve",
+    "page",
     "detect",
     "evaluate",
     "check",
