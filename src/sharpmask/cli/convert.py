@@ -22,7 +22,7 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
 ) -> None:
-    """Convert FAIR's Torch7 files: a DeepMask, a SharpMask, or the ImageNet trunk for --init.
+    """Convert the models that the papers' authors (FAIR) published, files of Torch7, for use here.
 
     The file is read as plain data; nothing in it is executed.
     """

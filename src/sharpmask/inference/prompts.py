@@ -39,6 +39,7 @@ class ReadPhoto:
         engine: What read it.
         mask_threshold: Probability above which a pixel belongs to an object.
         quality_exponent: How much a mask's certainty counts, as for ``Proposer``.
+        clean: Reduce each mask to its largest piece, with holes filled.
         propose: Gives all objects, as ``Proposer`` does for a photo.
     """
 
@@ -47,6 +48,7 @@ class ReadPhoto:
     engine: Engine
     mask_threshold: float
     quality_exponent: float
+    clean: bool
     propose: Callable[[], Proposals]
 
     def at(self, x: float, y: float, count: int = ANSWERS) -> Proposals:
@@ -144,8 +146,9 @@ class ReadPhoto:
         scores = sigmoid(logits) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
         order = np.argsort(-scores, kind="stable")
         return Proposals(
-            self.image, scores[order], windows[order], masks[order], self.mask_threshold
-        )
+            self.image, scores[order], windows[order], masks[order], self.mask_threshold,
+            clean=self.clean,
+        )  # fmt: skip
 
     @cached_property
     def _windows(self) -> list[Float[np.ndarray, "n 4"]]:

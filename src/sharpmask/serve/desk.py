@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 
+from sharpmask.decoding import read_stream
 from sharpmask.files import fingerprint
-from sharpmask.images import ImageError, read_stream
+from sharpmask.images import ImageError
 from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.settings import Limits

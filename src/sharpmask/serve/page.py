@@ -78,7 +78,7 @@ def settings_of(proposer: Proposer) -> dict[str, Any]:
         "mask_threshold": proposer.mask_threshold,
         "quality_exponent": proposer.quality_exponent,
         "suppression": proposer.suppression,
-        "clean": False,
+        "clean": proposer.clean,
         "strides": geometry.strides,
         "cell_offset": geometry.cell_offset,
         "mask_size": geometry.mask_size,
