@@ -113,6 +113,7 @@ function select(photo) {
 
 function thumbnailOf(photo) {
   const picture = document.createElement("canvas");
+  picture.ariaHidden = true;
   [picture.width, picture.height] = [160, 100];
   const scale = Math.max(160 / photo.width, 100 / photo.height);
   const [width, height] = [photo.width * scale, photo.height * scale];
