@@ -109,6 +109,25 @@ def test_a_remembered_photo_answers_points_and_boxes(client, tmp_path):
         assert again.json()["annotations"] == answer.json()["annotations"]
 
 
+def test_a_form_gives_a_list_as_one_part_or_as_several(client):
+    files = [("image", ("a.png", SMALL))]
+    answers = [
+        client.post("/v1/prompt", files=files, data={"box": box}).json()
+        for box in ("[10, 12, 50, 50]", ["10", "12", "50", "50"])
+    ]
+    assert answers[0] == answers[1]
+    assert len(answers[0]["annotations"]) == 1
+    twice = client.post("/v1/propose", files=files, data={"no_overlap": ["true", "true"]})
+    assert twice.status_code == 400
+    assert "no_overlap: expected true or false" in twice.json()["error"]
+
+
+def test_a_server_that_was_ended_starts_again(app):
+    for _ in range(2):
+        with client_of(app) as client:
+            assert propose(client, SMALL).status_code == 200
+
+
 def test_only_the_last_photos_are_remembered(client):
     photos = [png(make_photo(height=64, width=64, seed=seed)) for seed in range(REMEMBERED + 1)]
     ids = [propose(client, photo).json()["photo"] for photo in photos]

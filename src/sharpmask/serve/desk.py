@@ -40,7 +40,8 @@ class Desk:
     def __init__(self, proposer: Proposer, limits: Limits, threads: int) -> None:
         self.proposer = proposer
         self.limits = limits
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="photo")
+        self.threads = threads
+        self._executor = ThreadPoolExecutor(threads)
         self._remembered: OrderedDict[str, ReadPhoto] = OrderedDict()
         self._lock = Lock()
         self._places = limits.queue
@@ -66,7 +67,7 @@ class Desk:
         Raises:
             HTTPException: 400, the photo or the question is at fault; 503, it takes too long.
         """
-        call = self._threads.submit(function)
+        call = self._executor.submit(function)
         try:
             async with asyncio.timeout(self.limits.answer_s):
                 return await asyncio.wrap_future(call)
@@ -101,8 +102,9 @@ class Desk:
             return self._remembered.get(photo_id)
 
     def close(self) -> None:
-        """End the threads; what waits is dropped."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """End the threads; what waits is dropped. Another start finds new ones."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = ThreadPoolExecutor(self.threads)
 
 
 def of_data_uri(text: str) -> bytes:

@@ -15,7 +15,7 @@ from sharpmask.proposals import Proposals
 from sharpmask.serve.desk import of_data_uri
 from sharpmask.writers.writer import LABEL
 
-MAX_FIELDS = 8
+MAX_FIELDS = 16
 NAME_LENGTH = 200
 
 
@@ -122,7 +122,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 async def read_given(request: Request, known: set[str]) -> Given:
-    """The fields of a JSON object, or of a form whose fields hold JSON and whose image is a file.
+    """The fields of a JSON object, or of a form whose parts hold JSON and whose image is a file.
 
     Raises:
         HTTPException: 400, it cannot be read; 415, it is neither.
@@ -132,7 +132,7 @@ async def read_given(request: Request, known: set[str]) -> Given:
     if kind == "application/json":
         fields = await read_json(request)
     elif kind == "multipart/form-data":
-        fields = {}
+        parts: dict[str, list[Any]] = {}
         async with request.form(
             max_files=1, max_fields=MAX_FIELDS, max_part_size=NAME_LENGTH
         ) as form:
@@ -141,15 +141,14 @@ async def read_given(request: Request, known: set[str]) -> Given:
                     if key != "image":
                         raise HTTPException(400, f"{key[:NAME_LENGTH]}: only image may be a file")
                     image, name = await value.read(), (value.filename or name)[:NAME_LENGTH]
-                elif key in ("image", "photo"):
-                    fields[key] = value
                 else:
-                    try:
-                        fields[key] = json.loads(value, parse_constant=_refuse_constant)
-                    except ValueError:
-                        raise HTTPException(
-                            400, f"{key[:NAME_LENGTH]}: expected JSON, got {_shown(value)}"
-                        ) from None
+                    parts.setdefault(key, []).append(
+                        value if key in ("image", "photo") else _json(key, value)
+                    )
+        # A list may come as one part, or as a part for each of its items.
+        fields = {key: part[0] if len(part) == 1 else part for key, part in parts.items()}
+        if image is not None and "image" in fields:
+            raise HTTPException(400, "image: is given twice")
     else:
         raise HTTPException(
             415, "the body: expected application/json or multipart/form-data with a file image"
@@ -178,6 +177,15 @@ def coco_of(found: Proposals, photo_id: str, name: str) -> bytes:
         "photo": photo_id,
     }
     return json.dumps(content, allow_nan=False).encode()
+
+
+def _json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError:
+        raise HTTPException(
+            400, f"{key[:NAME_LENGTH]}: expected JSON, got {_shown(text)}"
+        ) from None
 
 
 def _refuse_constant(text: str) -> None:
