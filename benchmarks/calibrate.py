@@ -55,7 +55,9 @@ def main() -> None:
     with torch.no_grad():
         model.head.gain.copy_(model.head.gain * factor)
         model.head.bias.copy_(model.head.bias * factor + shift)
-    save(model, arguments.output, metadata=metadata | {"calibrated": "on half of kept_back"})
+    save(
+        model, arguments.output, metadata=metadata | {"calibrated": "scores, on half of kept_back"}
+    )
     rows = {
         "as trained": (shown[:, 0].numpy(), shown[:, 2].numpy()),
         "calibrated": (scores(shown, factor, shift).numpy(), shown[:, 2].numpy()),

@@ -79,6 +79,7 @@ def settings_of(proposer: Proposer) -> dict[str, Any]:
         "quality_exponent": proposer.quality_exponent,
         "suppression": proposer.suppression,
         "clean": proposer.clean,
+        "nearness": geometry.nearness,
         "strides": geometry.strides,
         "cell_offset": geometry.cell_offset,
         "mask_size": geometry.mask_size,

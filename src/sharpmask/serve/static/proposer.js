@@ -40,7 +40,8 @@ export class Proposer {
     const { num_proposals: most, num_candidates: candidates, pool, suppression } = this.model;
     const count = Math.max(most, candidates);
     const best = this.#best(photo.levels, Math.max(count, pool));
-    const apart = apartFirst(best).slice(0, count).sort((a, b) => a.rank - b.rank);
+    const nearness = photo.levels.map(({ index }) => this.model.nearness[index]);
+    const apart = apartFirst(best, nearness, count).sort((a, b) => a.rank - b.rank);
     const found = await this.#decode(photo, apart);
     const distinct = [];
     const repeats = [];
@@ -244,22 +245,28 @@ export class Proposer {
   }
 }
 
-// Cells beside a better one in a row or column of the same map come last.
-function apartFirst(cells) {
-  const chosen = new Set();
-  const key = (number, row, column) => (number * 4096 + row) * 4096 + column;
+// The first cells once those near a better one of the same map are put last: near are cells whose
+// rows and columns between them add up to no more than the map's nearness.
+function apartFirst(cells, nearness, count) {
+  const taken = new Set();
+  const key = (number, row, column) => (number * 4096 + row + 8) * 4096 + column + 8;
   const [apart, beside] = [[], []];
   for (const cell of cells) {
+    if (apart.length === count) break;
     const { number, row, column } = cell;
-    const near = [[-1, 0], [1, 0], [0, -1], [0, 1]];
-    if (near.some(([y, x]) => chosen.has(key(number, row + y, column + x)))) {
+    if (taken.has(key(number, row, column))) {
       beside.push(cell);
-    } else {
-      chosen.add(key(number, row, column));
-      apart.push(cell);
+      continue;
     }
+    const far = nearness[number];
+    for (let y = -far; y <= far; y++) {
+      for (let x = Math.abs(y) - far; x <= far - Math.abs(y); x++) {
+        taken.add(key(number, row + y, column + x));
+      }
+    }
+    apart.push(cell);
   }
-  return [...apart, ...beside];
+  return [...apart, ...beside].slice(0, count);
 }
 
 function probabilities(logits, index, side) {
