@@ -23,7 +23,8 @@ from torch import Tensor
 from machine import store
 from sharpmask.coco.annotations import CocoImage, load_coco
 from sharpmask.inference.batch import map_ordered
-from sharpmask.inference.proposer import Proposer, mask_quality
+from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.reading import mask_quality
 from sharpmask.models.pretrained import load, read_metadata, save
 from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.shapes import Float

@@ -14,7 +14,18 @@ from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, prepare_s
 from sharpmask.defaults import VERSION
 from sharpmask.extras import MissingExtraError, extras_for
 
-COMMANDS = ("propose", "detect", "evaluate", "check", "train", "compress", "export", "convert")
+COMMANDS = (
+    "propose",
+    "serve",
+    "page",
+    "detect",
+    "evaluate",
+    "check",
+    "train",
+    "compress",
+    "export",
+    "convert",
+)
 
 
 class LazyGroup(TyperGroup):

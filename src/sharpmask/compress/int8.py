@@ -14,7 +14,8 @@ from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, openvino_cor
 from sharpmask.extras import extras_for
 from sharpmask.files import some_home
 from sharpmask.images import read_image
-from sharpmask.inference.proposer import DECODE_BATCH, Proposer
+from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.reading import DECODE_BATCH
 from sharpmask.masks import rle_iou
 
 MAX_PHOTOS = 40
