@@ -44,7 +44,7 @@ class ParquetWriter(Writer):
             replacing_file(self.place) as file,
             parquet.ParquetWriter(file, schema(), compression="zstd") as writer,
         ):
-            rows = map(_row, photos)
+            rows = map(row, photos)
             while group := list(islice(rows, _ROWS)):
                 writer.write_table(pa.Table.from_pylist(group, schema()))
 
@@ -72,7 +72,8 @@ def schema() -> "pyarrow.Schema":
     )
 
 
-def _row(photo: Segmented) -> dict[str, Any]:
+def row(photo: Segmented) -> dict[str, Any]:
+    """One row of ``schema``."""
     found = photo.segments
     height, width = found.image_size
     return {

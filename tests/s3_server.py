@@ -1,0 +1,52 @@
+"""An object store of this machine for tests: ``faulty_store.py`` in a process of its own."""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+
+from faulty_store import BUCKET
+
+ADDRESS = f"s3://{BUCKET}"
+
+
+class Store:
+    """The process; ``counts`` of its requests are known once it has ended."""
+
+    def __init__(self, process, environment):
+        self.process = process
+        self.environment = environment
+        self.counts = {}
+
+
+@contextmanager
+def s3_server(seed=0, faults=0.0):
+    """A store with an empty bucket, which this process and its children reach by ``ADDRESS``."""
+    command = [sys.executable, str(Path(__file__).with_name("faulty_store.py"))]
+    with (
+        subprocess.Popen(
+            [*command, str(seed), str(faults)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ) as process,
+        pytest.MonkeyPatch.context() as patch,
+    ):  # fmt: skip
+        endpoint = f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        environment = {
+            "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "any", "AWS_REGION": "us-east-1",
+            "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket=BUCKET)
+        client.close()
+        store = Store(process, environment)
+        try:
+            yield store
+        finally:
+            store.counts = json.loads(process.communicate()[0])
