@@ -3,8 +3,8 @@
 python faulty_store.py SEED SHARE    # prints its port
 
 Of all requests but those that make the bucket the given share is answered with status 500, late,
-or not at all: the connection is reset. It prints how many of each kind it had when its standard
-input ends.
+or not at all: the connection is reset. Whenever it reads a line it prints how many requests of each
+kind it had; it ends with its standard input.
 """
 
 import json
@@ -66,8 +66,8 @@ def main():
     server = make_server("127.0.0.1", 0, faulty, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
-    sys.stdin.read()
-    print(json.dumps(faulty.counts))
+    for _ in sys.stdin:
+        print(json.dumps(faulty.counts), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +16,16 @@ ADDRESS = f"s3://{BUCKET}"
 
 
 class Store:
-    """The process; ``counts`` of its requests are known once it has ended."""
+    """The process."""
 
-    def __init__(self, process, environment):
+    def __init__(self, process):
         self.process = process
-        self.environment = environment
-        self.counts = {}
+
+    def counts(self):
+        """Requests so far by their method, and faults by their kind."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return Counter(json.loads(self.process.stdout.readline()))
 
 
 @contextmanager
@@ -45,8 +50,8 @@ def s3_server(seed=0, faults=0.0):
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)
         client.close()
-        store = Store(process, environment)
         try:
-            yield store
+            yield Store(process)
         finally:
-            store.counts = json.loads(process.communicate()[0])
+            process.stdin.close()
+            process.wait()

@@ -59,7 +59,7 @@ def test_files_are_written_read_listed_and_matched_alike_everywhere(tops):
 def test_object_store_does_all_that_a_folder_does_also_when_it_fails_now_and_then(faults):
     with s3_server(seed=1, faults=faults) as store:
         check(f"{ADDRESS}/top/folder")
-    assert bool(store.counts["error"]) == bool(faults)
+        assert bool(store.counts()["error"]) == bool(faults)
 
 
 def test_paths_are_made_absolute_and_addresses_stay(tmp_path, monkeypatch):

@@ -155,7 +155,7 @@ def test_run_from_store_to_store_survives_the_stores_faults(tmp_path, photos, we
         listed = run("batch", "--failures", f"{ADDRESS}/out")
         assert listed.stdout.startswith(f"{ADDRESS}/photos/99.png: is not a JPEG")
         assert run("convert", f"{ADDRESS}/out", tmp_path / "found.json").returncode == 0
-    assert min(store.counts[kind] for kind in ("error", "late", "reset")) > 0
+        assert min(store.counts()[kind] for kind in ("error", "late", "reset")) > 0
     in_this_process(photos, tmp_path / "out", weights)
     run("convert", tmp_path / "out", tmp_path / "truth.json")
     found, truth = (

@@ -124,6 +124,7 @@ def test_convert_writes_coco_results_of_parts_and_of_a_file(proposals, tmp_path)
     assert "found.txt: the target's name must end in .json" in result.stderr
 
 
+@pytest.mark.slow  # draws plots
 def test_evaluate_command_takes_a_folder_of_parts(proposals, annotations, tmp_path):
     _, folder = proposals
     result = CliRunner().invoke(

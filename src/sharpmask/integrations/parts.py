@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpmask.inference.batch import ids_of
 from sharpmask.integrations.arrow import Propose, schema
+from sharpmask.integrations.attempts import propose_again
 from sharpmask.stores import file_names, join, locate, read_bytes, write_bytes
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def write_part(folder: str, part: Part, propose: Propose) -> "pa.Table":
     left = part.photos.filter(pc.invert(pc.is_in(ids, good["id"].combine_chunks())))
     if not len(left):
         return good
-    found = pa.concat_tables([good, propose(left)])
+    found = pa.concat_tables([good, propose_again(propose, left, address)])
     found = found.take(pc.index_in(ids, found["id"].combine_chunks()))
     write_bytes(address, parquet_bytes(found))
     return found
@@ -183,8 +184,8 @@ def failures(folder: str) -> Iterator[tuple[str, str]]:
             rows = parquet.read_table(path, filesystem=system, columns=["error"])
         except pa.ArrowInvalid as error:
             raise ValueError(f"{join(folder, name)}: is not a part of a run: {error}") from None
-        for error in rows["error"].drop_null().to_pylist():
-            yield name, error
+        for text in rows["error"].drop_null().to_pylist():
+            yield name, text
 
 
 def settings_of(propose: Propose) -> dict[str, Any]:
