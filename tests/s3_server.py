@@ -11,6 +11,7 @@ import boto3
 import pytest
 
 from faulty_store import BUCKET
+from sharpmask import stores
 
 ADDRESS = f"s3://{BUCKET}"
 
@@ -47,6 +48,7 @@ def s3_server(seed=0, faults=0.0):
         }  # fmt: skip
         for name, value in environment.items():
             patch.setenv(name, value)
+        stores._opened.cache_clear()  # what another server's bucket of that name was reached by
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)
         client.close()

@@ -1,7 +1,9 @@
-"""The programs of docs/batch.md run as they stand, each on the engine that it is for."""
+"""The commands and programs of docs/batch.md run as they stand, each on what it is for."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pyarrow import dataset, parquet
 
 from sharpmask.images import write_image
 from sharpmask.integrations.arrow import Propose, schema
+from synthetic_coco import write_coco
 
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
 
@@ -44,3 +47,22 @@ def test_recipe_writes_the_rows_that_the_class_finds(tmp_path, title, package):
     for name in set(schema().names) - {"seconds"}:
         assert found[name].to_pylist() == truth[name].to_pylist()
     assert found["error"].null_count == 4
+
+
+def test_commands_run_as_written(tmp_path):
+    write_coco(tmp_path, name="val.json", photos=4, seed=2)
+    (tmp_path / "images").rename(tmp_path / "photos")
+    content = json.loads((tmp_path / "val.json").read_text())
+    for image in content["images"]:
+        image.pop("complete", None)  # others cannot be scored
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    blocks = re.findall(r"^```\n(.*?)^```", PAGE, re.M | re.S)
+    for line in "".join(blocks[:2]).splitlines():
+        name, *arguments = shlex.split(line)
+        assert name == "sharpmask"
+        command = [sys.executable, "-m", name, *arguments]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+    assert json.loads((tmp_path / "proposals.json").read_text())
+    report = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert report["images"] == 4
