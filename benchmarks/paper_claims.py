@@ -1,21 +1,26 @@
 """The papers' comparisons, at small scale: heads, refinement, ablations, all at one budget.
 
-Trained rows have the MobileNetV2 trunk, start from its ImageNet file and see the same number of
-scenes with the same seed; refinements stand on the head C trained here. The concatenated form is
-the refactored row's model, its weights rewritten. Rows with the published trunks (VGG-A, ResNet-50)
-have random weights: they show size, work and time. Ranking is the paper's: by score alone, masks
-cut at .2. Runs resume where they were stopped.
+Trained rows have the YOLOX-Nano trunk, start from its file trained on COCO's boxes and see the same
+number of scenes with the same seed; refinements stand on the head C trained here. The concatenated
+form is the refactored row's model, its weights rewritten. Rows with the published trunks (VGG-A,
+ResNet-50) have random weights: they show size, work and time. Ranking is the paper's: by score
+alone, masks cut at .2.
 
     python benchmarks/paper_claims.py --train ANN.json --val ANN.json --images DIR --init FILE \
         --runs DIR
+
+Each row's run is a folder in --runs. A run that was stopped goes on; a finished one needs no more
+than its model.safetensors. So ``--only-train`` may run elsewhere (on a GPU, say) and its folders be
+brought here to be measured. Size, work and time are always those of this machine's CPU.
 """
 
 import argparse
 import json
 import math
+import re
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +36,10 @@ from sharpmask.evaluation.run import evaluate_model
 from sharpmask.files import write_json
 from sharpmask.geometry import OCTAVES, SHARPMASK_GEOMETRY
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.pretrained import PatchModel, build, load_backbone
+from sharpmask.models.pretrained import PatchModel, build, load, load_backbone, read_metadata
 from sharpmask.models.sharpmask import SharpMask, convert_form
-from sharpmask.training.recipes import RECIPES
+from sharpmask.training.origin import MODEL
+from sharpmask.training.recipes import RECIPES, Recipe
 from sharpmask.training.stages import train_stage, validator
 
 TIMED_PROPOSALS = 500
@@ -51,7 +57,7 @@ class Row:
 
 
 def deepmask(backbone: str, head: str) -> dict[str, Any]:
-    bottleneck = 64 if backbone == "mobilenet_v2" else 128
+    bottleneck = 64 if backbone == "yolox_nano" else 128  # as in the shipped models
     options = {"backbone": backbone, "head": head, "bottleneck_channels": bottleneck}
     return {"model": "deepmask", **options}
 
@@ -60,8 +66,8 @@ def sharpmask(backbone: str, **options: Any) -> dict[str, Any]:
     return {"model": "sharpmask", "deepmask": deepmask(backbone, "c"), **options}
 
 
-FIRST = "MobileNetV2, head C"
-REFACTORED = "MobileNetV2, SharpMask, k = 32"
+FIRST = "YOLOX-Nano, head C"
+REFACTORED = "YOLOX-Nano, SharpMask, k = 32"
 REFINEMENTS: dict[str, dict[str, Any]] = {
     "SharpMask, k = 32": {},
     "SharpMask, k = 16": {"mask_channels": 16, "skip_channels": 16},
@@ -80,13 +86,10 @@ ROWS = (
         Row(f"ResNet-50, {name}", sharpmask("resnet50", **options), trained=False)
         for name, options in (REFINEMENTS | ABLATIONS).items()
     ),
-    Row("MobileNetV2, original head", deepmask("mobilenet_v2", "original"), trained=True),
+    Row("YOLOX-Nano, original head", deepmask("yolox_nano", "original"), trained=True),
+    *(Row(f"YOLOX-Nano, head {h.upper()}", deepmask("yolox_nano", h), trained=True) for h in "abc"),
     *(
-        Row(f"MobileNetV2, head {h.upper()}", deepmask("mobilenet_v2", h), trained=True)
-        for h in "abc"
-    ),
-    *(
-        Row(f"MobileNetV2, {name}", sharpmask("mobilenet_v2", **options), trained=True)
+        Row(f"YOLOX-Nano, {name}", sharpmask("yolox_nano", **options), trained=True)
         for name, options in (REFINEMENTS | ABLATIONS).items()
     ),
 )
@@ -99,23 +102,34 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=150, help="of each stage")
-    parser.add_argument("--photos", type=int, default=30, help="of --val, spread evenly by id")
+    parser.add_argument("--steps", type=int, default=1500, help="of each stage")
+    parser.add_argument("--photos", type=int, help="of --val, spread evenly by id; all if left out")
+    parser.add_argument("--device", default="auto", help="to train and measure on")
+    parser.add_argument("--workers", type=int, default=1, help="processes that prepare data")
+    parser.add_argument("--only-train", action="store_true")
     arguments = parser.parse_args()
     data = load_coco(arguments.train, arguments.images)
+    for row in ROWS:
+        if learns(row):
+            train_row(
+                row, data, init=arguments.init, runs=arguments.runs, steps=arguments.steps,
+                device=arguments.device, workers=arguments.workers,
+            )  # fmt: skip
+    if arguments.only_train:
+        return
     validation = load_coco(arguments.val, arguments.images)
     truth = load_ground_truth(arguments.val, photos=True)
     images = sorted(truth.images, key=lambda image: image.id)
-    spread = np.linspace(0, len(images) - 1, arguments.photos).astype(int)
+    spread = np.linspace(0, len(images) - 1, arguments.photos or len(images)).astype(int)
     truth = replace(truth, images=tuple(images[k] for k in spread))
-    models: dict[str, PatchModel] = {}
     table: dict[str, dict[str, Any]] = {row.name: {} for row in ROWS}
     for row in ROWS:
         if row.trained:
-            models[row.name] = model = trained(row, models, data, arguments)
-            measured = run_folder(row, arguments.runs) / "measured.json"
+            measured = run_folder(row, arguments.runs) / f"measured-{len(truth.images)}.json"
             if not measured.exists():
-                write_json(measured, measure(model, validation, truth, arguments.images))
+                model = trained(row, arguments.runs)
+                figures = measure(model, validation, truth, arguments.images, arguments.device)
+                write_json(measured, figures)
             table[row.name] |= json.loads(measured.read_text())
             print(row.name, table[row.name], flush=True)
     for row in ROWS:
@@ -140,7 +154,7 @@ def main() -> None:
 
 def run_folder(row: Row, runs: Path) -> Path:
     """Where a row's training and its figures are kept."""
-    return runs / row.name.replace(" ", "_")
+    return runs / re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
 
 
 def untrained(row: Row) -> PatchModel:
@@ -150,7 +164,7 @@ def untrained(row: Row) -> PatchModel:
     return model
 
 
-def proposer(model: PatchModel, num_proposals: int) -> Proposer:
+def proposer(model: PatchModel, num_proposals: int, device: str = "cpu") -> Proposer:
     """Ranked and cut as the paper does, at scales that show objects of the same sizes to all."""
     shift = math.log2(model.geometry.object_size / SHARPMASK_GEOMETRY.object_size)
     return Proposer(
@@ -160,6 +174,8 @@ def proposer(model: PatchModel, num_proposals: int) -> Proposer:
         mask_threshold=0.2,
         quality_exponent=0,
         suppression=1,
+        device=device,
+        clean=False,
     )
 
 
@@ -191,44 +207,99 @@ def relative_times() -> dict[str, float]:
     return {name: median / medians[REFERENCE] for name, median in medians.items()}
 
 
-def trained(
-    row: Row, models: dict[str, PatchModel], data: CocoDataset, arguments: argparse.Namespace
-) -> PatchModel:
-    """The row's model after its budget."""
-    torch.manual_seed(0)
+def learns(row: Row) -> bool:
+    """Whether a row has a run of its own."""
+    return row.trained and row.architecture.get("form") != "concatenated"
+
+
+def recipe_of(row: Row, steps: int) -> Recipe:
+    """The row's stage of training, ``steps`` long."""
+    recipe = RECIPES[row.architecture["model"]]()
+    epoch = max(1, steps // 4)
+    return replace(
+        recipe, steps=steps, warmup_steps=steps // 10, epoch_steps=epoch, validate_every=epoch
+    )
+
+
+def train_row(
+    row: Row,
+    data: CocoDataset,
+    *,
+    init: Path,
+    runs: Path,
+    steps: int,
+    device: str = "auto",
+    workers: int = 1,
+) -> None:
+    """Train one row in its folder of ``runs``, unless it is finished there.
+
+    Refinements need the finished run of ``FIRST`` beside theirs.
+
+    Raises:
+        ValueError: The folder holds a run of another recipe.
+        Stopped: After Ctrl-C or SIGTERM, when the state is saved.
+    """
+    recipe, output = recipe_of(row, steps), run_folder(row, runs)
+    if finished(row, runs):
+        if read_metadata(output)["recipe"] != asdict(recipe):
+            raise ValueError(f"{output}: this run is finished, with another recipe; move it away")
+        return
+    torch.manual_seed(recipe.seed)
     model = untrained(row)
-    if row.architecture.get("form") == "concatenated":
-        model.load_state_dict(convert_form(models[REFACTORED].state_dict(), "concatenated"))
-        return model
     if isinstance(model, SharpMask):
-        model.deepmask.load_state_dict(models[FIRST].state_dict())
-        recipe = RECIPES["sharpmask"]()
+        first = next(row for row in ROWS if row.name == FIRST)
+        model.deepmask.load_state_dict(trained(first, runs).state_dict())
     else:
-        load_backbone(model.backbone, arguments.init)
-        recipe = RECIPES["deepmask"]()
-    steps = arguments.steps
+        load_backbone(model.backbone, init)
     train_stage(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model,
         data=data,
         validation=None,
-        recipe=replace(
-            recipe, steps=steps, warmup_steps=steps // 10, epoch_steps=max(1, steps // 4)
-        ),
-        output=run_folder(row, arguments.runs),
-        fabric=Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"),
+        recipe=recipe,
+        output=output,
+        fabric=Fabric(accelerator=device, devices=1, precision="bf16-mixed"),
+        workers=workers,
     )
-    return model
+
+
+def finished(row: Row, runs: Path) -> bool:
+    """Whether a row's model file says that all its steps are done."""
+    folder = run_folder(row, runs)
+    if not (folder / MODEL).exists():
+        return False
+    steps = read_metadata(folder)["steps"]
+    return bool(steps["done"] == steps["of"])
+
+
+def trained(row: Row, runs: Path) -> PatchModel:
+    """The model that a row's finished run left.
+
+    Raises:
+        ValueError: The run is missing or not finished.
+    """
+    if row.architecture.get("form") == "concatenated":
+        refactored = next(row for row in ROWS if row.name == REFACTORED)
+        model = untrained(row)
+        state = convert_form(trained(refactored, runs).state_dict(), "concatenated")
+        model.load_state_dict(state)
+        return model
+    if not finished(row, runs):
+        raise ValueError(f"{run_folder(row, runs)}: no finished run of {row.name!r}")
+    learned = load(run_folder(row, runs))
+    assert isinstance(learned, PatchModel)
+    return learned
 
 
 def measure(
-    model: PatchModel, validation: CocoDataset, truth: CocoFile, images: Path
+    model: PatchModel, validation: CocoDataset, truth: CocoFile, images: Path, device: str
 ) -> dict[str, Any]:
     """Per-patch IoU, box and mask AR."""
-    fabric = Fabric(accelerator="cpu", devices=1)
-    evaluation = evaluate_model(truth, images, proposer(model, 1000))
+    fabric = Fabric(accelerator=device, devices=1)
+    evaluation = evaluate_model(truth, images, proposer(model, 1000, device))
     assert evaluation.masks is not None
+    measured = validator(validation, model.geometry, 400, fabric)(model.to(fabric.device))
     return {
-        "patch_iou": validator(validation, model.geometry, 400, fabric)(model)["mean_iou"],
+        "patch_iou": measured["mean_iou"],
         "box_AR": evaluation.boxes.figures(),
         "mask_AR": evaluation.masks.figures(),
     }

@@ -42,7 +42,7 @@ def main() -> None:
     peaks = [model]
     done = threading.Event()
 
-    def counted(tiles: Sequence[Tile]) -> Iterable[Tile]:
+    def counted(tiles: Sequence[Tile], *_: object) -> Iterable[Tile]:
         counts.append(len(tiles))
         return track(tiles, f"level {len(counts)}")
 

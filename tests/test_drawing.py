@@ -143,7 +143,7 @@ def test_labels_of_one_place_do_not_cover_each_other():
     assert labelled_area(4) > 3.5 * labelled_area(1)
 
 
-def test_more_masks_than_colours():
+def test_more_masks_than_colours_take_the_colours_in_turn():
     image = photo()
     masks = [rectangle(3 * i, 3 * i + 3, 0, 160) for i in range(30)]
     drawn = draw_masks(image, masks, [""] * 30)
@@ -158,7 +158,7 @@ def test_colours_are_far_apart():
     assert apart[~np.eye(len(COLOURS), dtype=bool)].min() > 60
 
 
-def test_deterministic_and_leaves_its_input_alone():
+def test_drawing_is_deterministic_and_leaves_its_input_alone():
     image = photo()
     before = image.copy()
     masks = [rectangle(10, 80, 20, 90), rectangle(30, 60, 30, 150)]
@@ -182,14 +182,14 @@ def test_empty_mask_is_passed_over():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (3, 3), (16, 200)])
-def test_tiny_pictures(height, width):
+def test_masks_on_a_picture_of_few_pixels_are_drawn(height, width):
     image = photo(height, width)
     drawn = draw_masks(image, [np.ones((height, width), np.bool_)], ["0.9"])
     assert drawn.shape == image.shape
     assert (drawn != image).any()
 
 
-def test_read_only_image():
+def test_a_read_only_image_is_drawn_on_a_copy():
     image = photo()
     image.flags.writeable = False
     draw_masks(image, [rectangle(10, 80, 20, 90)], ["0.9"])
@@ -205,6 +205,6 @@ def test_wrong_masks_are_refused(mask):
 
 
 @pytest.mark.parametrize("labels", [[], ["a"], ["a", "b", "c"]])
-def test_one_label_per_mask(labels):
+def test_too_few_or_many_labels_are_refused(labels):
     with pytest.raises(ValueError, match=f"got {len(labels)} for 2 masks"):
         draw_masks(photo(), [rectangle(0, 9, 0, 9)] * 2, labels)

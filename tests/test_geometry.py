@@ -17,8 +17,9 @@ from sharpmask.models.backbones import VGG, Bottleneck, MobileNetV2, ResNet
 from sharpmask.models.deepmask import DeepMask
 
 SMALL = PatchGeometry(patch_size=32, context=16, object_size=18, coarse_size=8)
+PADDED = PatchGeometry(cell_offset=1)
 SIDES = st.integers(1, 700)
-GEOMETRIES = st.sampled_from([SHARPMASK_GEOMETRY, DEEPMASK_GEOMETRY, SMALL])
+GEOMETRIES = st.sampled_from([SHARPMASK_GEOMETRY, DEEPMASK_GEOMETRY, SMALL, PADDED])
 
 
 # --- sizes ---
@@ -47,9 +48,10 @@ def test_padding_adds_both_borders_and_less_than_a_stride(geometry, side):
 
 @given(GEOMETRIES, SIDES)
 def test_windows_reach_both_ends_of_a_side(geometry, side):
-    # The first window is centred on the first pixel, the last less than a stride from the last.
+    # The first window is centred on the first pixel, the last less than a stride from the last;
+    # both seven pixels earlier where strided layers pad both sides.
     last = geometry.num_cells(geometry.padded_size(side)) - 1
-    centres = np.array([0, last]) * geometry.stride
+    centres = np.array([0, last]) * geometry.stride - (7 if geometry is PADDED else 0)
     windows = geometry.cells_to_windows(np.array([[0, 0], [last, last]]), (side, side), (side,) * 2)
     np.testing.assert_allclose((windows[:, :2] + windows[:, 2:]) / 2, centres[:, None] + [0, 0])
     assert side - geometry.stride <= centres[1] < side + geometry.stride
@@ -94,6 +96,15 @@ def test_windows_by_hand(cell, image_size, scaled_size, window):
 def test_a_window_by_hand_of_the_original_deepmask():
     windows = DEEPMASK_GEOMETRY.cells_to_windows(np.array([[7, 14]]), (300, 400), (300, 400))
     np.testing.assert_allclose(windows, [[112, 0, 336, 224]])
+
+
+def test_windows_lie_where_the_cells_of_padded_strides_are_centred():
+    # Ten cells of 16 px, centred at 1, 17, 33, ... of an image that begins at 80.
+    (window,) = PADDED.cells_to_windows(np.array([[5, 0]]), (480, 640), (480, 640))
+    middle = np.mean([16 * cell + 1 - 80 for cell in range(10)])
+    assert window.tolist() == [middle - 80, middle, middle + 80, middle + 160]
+    (window,) = PADDED.cells_to_windows(np.array([[5, 0]]), (480, 640), (240, 320))
+    assert window.tolist() == [2 * middle - 160, 2 * middle, 2 * middle + 160, 2 * middle + 320]
 
 
 @given(GEOMETRIES, SIDES, SIDES, st.floats(-2.5, 1.5), st.data())

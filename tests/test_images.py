@@ -112,13 +112,13 @@ def test_png_by_the_book(tmp_path):
     np.testing.assert_array_equal(read_image(path), RGB)
 
 
-def test_grey(tmp_path):
+def test_8_bit_grey_is_repeated_in_three_channels(tmp_path):
     path = tmp_path / "grey.png"
     path.write_bytes(png(7, 5, 8, 0, [row.tobytes() for row in RGB[..., 0]]))
     np.testing.assert_array_equal(read_image(path), np.dstack([RGB[..., 0]] * 3))
 
 
-def test_one_bit(tmp_path):
+def test_1_bit_pixels_become_black_and_white(tmp_path):
     path = tmp_path / "bits.png"
     bits = RNG.integers(0, 2, (5, 7), dtype=np.uint8)
     path.write_bytes(png(7, 5, 1, 0, [np.packbits(row).tobytes() for row in bits]))
@@ -407,7 +407,7 @@ def test_damaged_exif_does_not_lose_the_picture(tmp_path, block):
 # Refusals
 
 
-def test_missing_directory_empty(tmp_path):
+def test_a_missing_or_empty_file_or_a_folder_is_refused(tmp_path):
     assert_error("no such file", tmp_path / "missing.jpg")
     assert_error("no such file", str(tmp_path / "missing.jpg"))
     assert_error("is a directory", tmp_path)
@@ -417,7 +417,7 @@ def test_missing_directory_empty(tmp_path):
         read_image("nul\0byte.jpg")
 
 
-def test_not_a_picture(tmp_path):
+def test_a_file_of_another_kind_is_refused(tmp_path):
     for name, data in {
         "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "text.png": b"hello",
@@ -436,7 +436,7 @@ def test_pipe_is_refused_without_waiting(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_file(tmp_path):
+def test_a_file_without_read_permission_is_refused(tmp_path):
     path = tmp_path / "secret.png"
     write_image(path, RGB)
     path.chmod(0)
@@ -469,7 +469,7 @@ def test_every_truncation_is_an_image_error(tmp_path, suffix, options):
     data = whole.read_bytes()
     path = tmp_path / f"cut{suffix}"
     # The last bytes of some formats only say that here is the end.
-    for length in range(1, len(data) - 20, max(1, len(data) // 60)):
+    for length in range(1, len(data) - 20, max(1, len(data) // 25)):
         path.write_bytes(data[:length])
         with pytest.raises(ImageError):
             read_image(path)
@@ -485,7 +485,7 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(tmp_path, suffix):
     data = np.frombuffer(whole.read_bytes(), np.uint8)
     path = tmp_path / f"damaged{suffix}"
     refused = 0
-    for _ in range(150):
+    for _ in range(50):
         damaged = data.copy()
         where = RNG.integers(8, min(len(data), 300), 4)
         damaged[where] = RNG.integers(0, 256, 4)
@@ -530,7 +530,7 @@ def test_a_huge_pil_image_is_refused_before_it_is_decoded(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(0, 3), (3, 0)])
-def test_no_pixels(tmp_path, width, height):
+def test_a_picture_without_pixels_is_refused(tmp_path, width, height):
     path = tmp_path / "none.png"
     path.write_bytes(png(width, height, 8, 2, [b""]))
     with pytest.raises(ImageError):
@@ -594,7 +594,7 @@ def test_image_error_survives_pickle():
     assert str(error) == "photo.jpg: is empty; fetch it again"
 
 
-def test_threads(tmp_path):
+def test_pictures_read_in_threads_are_not_mixed_up(tmp_path):
     truths = RNG.integers(0, 256, (8, 60, 80, 3), dtype=np.uint8)
     for index, truth in enumerate(truths):
         Image.fromarray(truth).save(tmp_path / f"{index}.tif", compression="tiff_lzw")
@@ -645,7 +645,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read_image(path), RGB)
 
 
-def test_write_refusals(tmp_path):
+def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ImageError, match=r"cannot write '\.gif'; use \.png, "):
         write_image(tmp_path / "a.gif", RGB)
     with pytest.raises(ImageError, match="expected uint8"):

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 MAX_LOG_SCALE = float(np.log(1000 / 16))
-"""A regressed side is at most this many times (62.5) its box's."""
+"""Logarithm of the largest factor, 62.5, by which regression may enlarge a side."""
 
 
 def box_iou(
@@ -33,9 +33,10 @@ def iou(
 def encode_boxes(
     boxes: Float[np.ndarray, "n 4"], targets: Float[np.ndarray, "n 4"]
 ) -> Float[np.ndarray, "n 4"]:
-    """What turns boxes into their targets (xyxy): R-CNN, appendix C.
+    """The deltas from boxes to their targets, both xyxy (R-CNN, appendix C).
 
-    Shift of the centre in sides of the box, and the logarithm of the ratio of the sides.
+    A delta is the shift of the centre, in sides of the box, and the logarithm of the ratio of the
+    sides.
     """
     (centers, sides), (target_centers, target_sides) = map(_centered, (boxes, targets))
     return np.hstack([(target_centers - centers) / sides, np.log(target_sides / sides)])
@@ -44,7 +45,7 @@ def encode_boxes(
 def decode_boxes(
     boxes: Float[np.ndarray, "*n 4"], deltas: Float[np.ndarray, "*n 4"], image_size: tuple[int, int]
 ) -> Float[np.ndarray, "*n 4"]:
-    """Boxes (xyxy) moved by what ``encode_boxes`` gives, clipped to the image (height, width)."""
+    """Boxes (xyxy) moved by deltas of ``encode_boxes``, clipped to the image (height, width)."""
     centers, sides = _centered(boxes)
     centers = centers + deltas[..., :2] * sides
     sides = sides * np.exp(np.minimum(deltas[..., 2:], MAX_LOG_SCALE))
@@ -58,7 +59,7 @@ def suppress(
 ) -> Int[np.ndarray, " m"]:
     """Indices of the boxes that are kept, best first: greedy non-maximum suppression.
 
-    A box goes if its IoU with a better one that stays exceeds ``threshold``.
+    A box is dropped if its IoU with a better one that is kept exceeds ``threshold``.
     """
     order = np.argsort(-scores, kind="stable")
     overlaps = iou(boxes, boxes) > threshold
@@ -77,7 +78,7 @@ def _box_intersection(
     other_starts: Float[np.ndarray, "m 2"],
     other_ends: Float[np.ndarray, "m 2"],
 ) -> Float[np.ndarray, "n m"]:
-    """Intersect every pair of boxes, given by their corners; areas."""
+    """Area that every pair of boxes, given by their corners, shares."""
     width, height = (
         np.minimum.outer(ends[:, axis], other_ends[:, axis])
         - np.maximum.outer(starts[:, axis], other_starts[:, axis])

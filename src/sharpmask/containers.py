@@ -1,7 +1,7 @@
 """Picture files reduced to what decides their pixels; nothing else reaches the decoder.
 
-Texts, profiles, thumbnails and camera data are left out, sound or not: they cannot make a photo
-unreadable, and no decoder warns of them. How to turn the picture upright is all that is read there.
+Texts, profiles, thumbnails and camera data are left out, sound or not. So they cannot make a photo
+unreadable, and no decoder warns of them. All that is read of them is the orientation.
 """
 
 import io
@@ -31,8 +31,8 @@ class Stripped:
     Attributes:
         file: The file, in its own format.
         orientation: 1 to 8, as EXIF counts.
-        white: Value of white in deep grey; None where it is to be guessed.
-        inverted: Whether deep grey has its white at 0.
+        white: Value of white in grey of more than 8 bits; None where it is not stated.
+        inverted: Whether such grey has its white at 0.
     """
 
     file: IO[bytes]
@@ -90,7 +90,7 @@ def strip_jpeg(file: IO[bytes]) -> Stripped:
 
 
 def _jpeg_segments(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
-    """Code, start and end of each segment, read as libjpeg does: what is no marker is skipped."""
+    """Code, start and end of each segment; other bytes between them are skipped, as in libjpeg."""
     while (place := data.find(b"\xff", place)) >= 0:
         code = data[place + 1] if place + 1 < len(data) else 0
         if code == 0xD9:
@@ -192,7 +192,7 @@ def _unhex(text: bytes) -> bytes:
 
 
 def strip_webp(file: IO[bytes]) -> Stripped:
-    """Keep what is drawn: not profile, EXIF and XMP, and nothing behind what is broken."""
+    """Keep what is drawn: no profile, EXIF or XMP, and nothing after a broken chunk."""
     head = file.read(12)
     kept, exif, xmp = [], b"", b""
     while len(start := file.read(8)) == 8:

@@ -15,7 +15,7 @@ COLOURS = (
     *("#ff3b5c", "#2fc04f", "#ffd91a", "#3f6fff", "#ff8c1a", "#36d6f2", "#f03ae6", "#b8ef3a"),
     *("#9a3fd0", "#1fa39b", "#ff9ec4", "#a8692a"),
 )
-"""Told apart on most photos; after the last they begin again."""
+"""Colours of masks, in turn: easy to tell apart on most photos."""
 
 _TINT = 0.4  # opacity inside the outline: the photo and the masks below stay visible
 
@@ -38,7 +38,7 @@ class _Box(NamedTuple):
 
 
 class _Tag(NamedTuple):
-    """What a label needs to know of its mask: `peak` is the column of the highest pixels."""
+    """Where a mask lies, for its label: ``peak`` is the middle column of its top row."""
 
     colour: str
     box: _Box
@@ -57,12 +57,12 @@ def draw_masks(
     are left out, and so are labels that are empty or larger than the picture.
 
     Raises:
-        ValueError: a mask is not bool of the image's size, or masks and labels differ in number.
+        ValueError: A mask is not bool of the image's size, or there is not one label per mask.
     """
     height, width = image.shape[:2]
     thickness = max(1, round(max(height, width) / 240))
-    # Front to back: each pixel gathers paint and knows how much of what lies below still shows.
-    # The result is that of painting the best last, for which all masks would have to be kept.
+    # Painted from the top down, so that no mask has to be kept: `still_shows` is the share of each
+    # pixel through which what lies below is seen.
     paint = np.zeros((height, width, 3), np.float32)
     still_shows = np.ones((height, width, 1), np.float32)
     tags: list[_Tag | None] = []
@@ -101,7 +101,7 @@ def cut_out(
     ]
     alpha = np.where(decode(rle)[crop], np.uint8(255), np.uint8(0))
     if feather:
-        # Beyond the photo's border the object goes on: its edge there does not fade.
+        # An object that the photo's border cuts goes on beyond it: that edge does not fade.
         alpha = np.asarray(Image.fromarray(alpha).filter(ImageFilter.GaussianBlur(feather / 2)))
     visible: Bool[np.ndarray, "a b 1"] = alpha[..., None] > 0
     return np.dstack([np.where(visible, image[crop], np.uint8(0)), alpha])
@@ -114,10 +114,10 @@ def _paint_below(
     tag: _Tag,
     thickness: int,
 ) -> None:
-    """Add, in place, a mask below all that is there: its tint is veiled, its outline is not.
+    """Paint a mask, in place, below all that is there.
 
-    An unveiled outline keeps a part visible that lies inside a better whole. Lines stay below
-    lines: where one runs, nothing shows any more.
+    The masks above veil its tint but not its outline, so a part inside a better mask stays visible.
+    Where an outline runs, nothing shows below it.
     """
     crop = np.s_[tag.box.top : tag.box.bottom, tag.box.left : tag.box.right]
     colour = np.array(ImageColor.getrgb(tag.colour), np.float32)
@@ -140,7 +140,7 @@ def _tag(mask: Bool[np.ndarray, "h w"], colour: str) -> _Tag | None:
 
 
 def _eroded(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]:
-    """Take `steps` layers of pixels off the mask; beyond the array there is none of it."""
+    """Take ``steps`` layers of pixels off a mask, also where the array's edge cuts it."""
     for _ in range(steps):
         p = np.pad(mask, 1)
         mask = mask & p[:-2, 1:-1] & p[2:, 1:-1] & p[1:-1, :-2] & p[1:-1, 2:]
@@ -168,7 +168,9 @@ def _draw_labels(
         plates.append(plate)
         start = plate.left + margin - ink.left, plate.top + margin - ink.top
         written.append((plate, tag.colour, label, start))
-    for plate, colour, label, start in reversed(written):  # where plates must meet, best on top
+    for plate, colour, label, start in reversed(
+        written
+    ):  # where plates overlap, the best is on top
         red, green, blue = ImageColor.getrgb(colour)[:3]
         draw.rectangle((plate.left, plate.top, plate.right - 1, plate.bottom - 1), fill=colour)
         is_light = 0.299 * red + 0.587 * green + 0.114 * blue > 128

@@ -47,6 +47,8 @@ class PatchGeometry:
         object_size: Longer side of a centred object, ceil(patch_size * 128 / 224).
         coarse_size: Side of the feed-forward mask.
         stride: Pixels between cells.
+        cell_offset: Coordinate at which cell 0 of every map is centred, in a trunk whose strided
+            layers pad both sides. None takes each cell to be centred in its square of pixels.
     """
 
     mask_threshold: ClassVar[float] = 0.35
@@ -59,6 +61,7 @@ class PatchGeometry:
     object_size: int = 92
     coarse_size: int = 56
     stride: int = 16
+    cell_offset: int | None = None
 
     def __post_init__(self) -> None:
         if self.patch_size % self.stride or self.context % self.stride:
@@ -76,6 +79,19 @@ class PatchGeometry:
     def grid(self) -> int:
         """Side of the patch in feature cells."""
         return self.patch_size // self.stride
+
+    @property
+    def shift(self) -> int:
+        """Pixels by which a patch's cells are centred after the middles of their squares."""
+        return 0 if self.cell_offset is None else self.cell_offset - self.stride // 2
+
+    def lag(self, stride: int) -> int:
+        """Cells by which a map of a finer stride is moved on, to lie under the coarsest one's.
+
+        Where all cells 0 have one centre, a patch shifted by half a coarse cell begins that much
+        earlier on the finer maps; what is left of it there is half a cell of their own.
+        """
+        return 0 if self.cell_offset is None else self.stride // (2 * stride)
 
     @property
     def border(self) -> int:
@@ -128,7 +144,7 @@ class PatchGeometry:
     ) -> Float[np.ndarray, "n 4"]:
         """Windows (xyxy, pixels of the image) of cells ([level,] row, column)."""
         factor = np.array(image_size) / np.array(scaled_size)
-        start = ((cells[:, -2:] * self.stride - self.border) * factor)[:, ::-1]
+        start = ((cells[:, -2:] * self.stride + self.shift - self.border) * factor)[:, ::-1]
         return np.concatenate([start, start + self.patch_size * factor[::-1]], axis=1)
 
     def windows_to_cells(
@@ -140,9 +156,8 @@ class PatchGeometry:
         """Cells nearest to the given windows: the inverse of ``cells_to_windows``."""
         factor = np.array(scaled_size) / np.array(image_size)
         start = windows[:, 1::-1] * factor
-        cells: Int[np.ndarray, "n 2"] = np.rint((start + self.border) / self.stride).astype(
-            np.int64
-        )
+        places = (start + self.border - self.shift) / self.stride
+        cells: Int[np.ndarray, "n 2"] = np.rint(places).astype(np.int64)
         return cells
 
     def canonical_scale(self, boxes: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:

@@ -1,7 +1,7 @@
 """Masks as polygons: the outline of each piece, simplified, as a valid ring.
 
-Pixels of one piece meet at their sides; those that meet at a corner only are of two pieces. Holes
-are filled, and with them what lies inside: COCO, YOLO and Label Studio know no polygon with a hole.
+Pixels that touch only at a corner belong to two pieces. Holes are filled, and with them what lies
+inside: COCO, YOLO and Label Studio know no polygon with a hole.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 from sharpmask.masks import Rle, decode, rle_boxes
 
 TOLERANCE = 1.0
-"""Pixels that an outline may move when it is simplified, unless it is told otherwise."""
+"""How far simplifying may move an outline by default, in pixels."""
 RELATIVE_TOLERANCE = 0.05
-"""It never moves more than this share of a piece's size (the root of its area)."""
-_ROWS = 256  # of the table of pairs of sides, at once
+"""Nor farther than this share of a piece's size (the root of its area)."""
+_ROWS = 256  # sides compared with all others at once
 
 Ring = Int[np.ndarray, "k 2"]
 
@@ -68,14 +68,8 @@ def outlines(mask: Bool[np.ndarray, "h w"]) -> list[Ring]:
     return [ring for ring, (x, y) in zip(rings, corners, strict=True) if depth[y, x] == 1]
 
 
-def largest_piece(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The largest piece of a mask, with its holes filled; an empty mask stays empty."""
-    largest = sorted(outlines(mask), key=_area)[-1:]
-    return np.asarray(_depth(largest, mask.shape), bool)
-
-
 def _depth(rings: list[Ring], image_size: tuple[int, ...]) -> Int[np.ndarray, "h w"]:
-    """In how many rings each pixel lies: a ring's left sides run upwards and count it in."""
+    """In how many rings each pixel lies: right of a side that runs up it is in, of one down out."""
     height, width = image_size
     depth = np.zeros((height + 1, width + 1), np.int64)
     for ring in rings:
@@ -150,15 +144,16 @@ def _area(ring: Ring) -> float:
 
 
 def _simplified(ring: Ring, tolerance: float) -> Ring:
-    """Fewer corners of a ring, all others within ``tolerance``; less of that if it crosses itself.
+    """A ring with fewer corners; those left out lie within ``tolerance`` of it.
 
-    Douglas and Peucker 1973, from the first corner and the one farthest from it.
+    Douglas and Peucker 1973, from the first corner and the one farthest from it. Should the ring
+    cross itself, the tolerance is halved until it does not.
     """
     while tolerance > 0:
         kept: Ring = ring[_corners(ring, tolerance)]
         if len(kept) > 2 and _is_simple(kept):
             return kept
-        # All distances between corners of pixels are far from this.
+        # Corners have whole coordinates: below this nothing would change any more.
         tolerance = tolerance / 2 if tolerance > 1e-3 else 0
     return ring
 
@@ -184,7 +179,7 @@ def _corners(ring: Ring, tolerance: float) -> Int[np.ndarray, " m"]:
 
 
 def _is_simple(ring: Ring) -> bool:
-    """Whether no two sides of a ring meet, but neighbours in their common corner."""
+    """Whether no two sides of a ring meet, except neighbours at their common corner."""
     starts, ends = ring, np.roll(ring, -1, axis=0)
     along, before = ends - starts, starts - np.roll(ring, 1, axis=0)
     back = _cross(before, along) == 0

@@ -57,7 +57,7 @@ class Segments:
     Attributes:
         image_size: Height and width.
         scores: 0 to 1, best first.
-        masks_rle: The masks; writers expect none that is empty.
+        masks_rle: The masks. ``of`` leaves empty ones out, as writers need it.
     """
 
     image_size: tuple[int, int]
@@ -160,7 +160,7 @@ class Selection:
             raise ValueError(f"top: expected 1 or more, got {self.top}")
 
     def __call__(self, found: Kind) -> Kind:
-        """What is kept; masks that are empty never are."""
+        """The masks to keep, best first; empty masks are always dropped."""
         least = max(1.0, pixels(self.min_area, found.image_size, "min_area"))
         most = pixels(self.max_area, found.image_size, "max_area")
         areas = found.areas
@@ -207,12 +207,12 @@ def tell_repeats(
 ) -> tuple[list[int], list[int]]:
     """Indices of the masks that repeat no better one, and of those that do.
 
-    Masks that are empty are in neither.
+    Empty masks are in neither.
 
     Args:
-        parts: Masks, best first; no further part is asked for than it takes.
-        threshold: A mask repeats another that repeats none if their IoU exceeds this.
-        count: Distinct masks after which to end.
+        parts: Masks, best first, a part at a time; no more parts are taken than needed.
+        threshold: A mask repeats a better distinct one if their IoU exceeds this.
+        count: Number of distinct masks after which to stop.
     """
     distinct: dict[int, Rle] = {}
     repeats: list[int] = []
@@ -236,8 +236,8 @@ def tell_repeats(
 def parents(rles: Sequence[Rle], share: float = CONTAINED) -> Int[np.ndarray, " n"]:
     """Index of the smallest mask that each mask lies in; -1 where there is none.
 
-    A mask lies in a larger one if more than ``share`` of its pixels do. Of two of one size the
-    better one counts as the larger, so no mask lies in itself, not even through others.
+    A mask lies in a larger one if more than ``share`` of its pixels do. Of two masks of one size
+    the better counts as the larger, so that no chain of parents is a circle.
 
     Args:
         rles: Masks, best first.
@@ -261,7 +261,7 @@ def parents(rles: Sequence[Rle], share: float = CONTAINED) -> Int[np.ndarray, " 
 
 
 def without_overlap(rles: Sequence[Rle]) -> list[Rle]:
-    """Each pixel left to the first mask that holds it; masks may end up empty."""
+    """The masks, each pixel left to the first one that holds it; some may end up empty."""
     if not rles:
         return []
     height, width = rles[0]["size"]

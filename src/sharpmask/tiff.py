@@ -1,4 +1,4 @@
-"""TIFF files reduced to the tags that decide on pixels; refuses what would be shown wrong."""
+"""TIFF files reduced to the tags that decide the pixels; what would be shown wrong is refused."""
 
 import io
 import struct
@@ -17,17 +17,17 @@ _ARRAYS = (
     *(_BITS, _EXTRA, _FORMAT, _SUBSAMPLING, _RANGE, 529),
     *(273, 279, 320, 324, 325, 347, *range(512, 522)),
 )
-"""Beside the single values: bits, offsets, lengths, palette, tables, YCbCr."""
+"""Tags with several values: bits, offsets, lengths, palette, tables, YCbCr."""
 _SIZES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
 _MOST_VALUES = 1 << 20
 _GREY, _RGB, _INK, _YCBCR = (0, 1), 2, 5, 6
 
 
 class _Spliced(io.RawIOBase):
-    """A file whose beginning is replaced, and that goes on beyond its end.
+    """A file with another beginning, and with more bytes after its end.
 
-    Whoever reads on at its end finds nothing: only a read of everything, or one that begins behind
-    a gap of ``GAP`` bytes, sees what follows.
+    A read that reaches the end of the file stops there. The bytes after it begin behind a gap of
+    ``GAP`` bytes; a read that starts there sees them, and so does a read of everything.
     """
 
     GAP = 16
@@ -68,7 +68,7 @@ class _Spliced(io.RawIOBase):
 
 
 def strip_tiff(file: IO[bytes]) -> Stripped:
-    """Keep of the first directory the tags that decide on pixels.
+    """Keep the tags of the first directory that decide the pixels.
 
     Raises:
         KindError: The pixels are of a kind that would be shown wrong.
@@ -162,7 +162,7 @@ def strip_tiff(file: IO[bytes]) -> Stripped:
 def _checked_kind(
     single: dict[str, int], lists: Mapping[int, tuple[int, ...]]
 ) -> dict[int, tuple[int, ...]]:
-    """Refuse what Pillow shows wrong; say bands as it expects them.
+    """Refuse what Pillow would show wrong; describe bands as it expects them.
 
     Args:
         single: Single values, changed in place.

@@ -278,7 +278,7 @@ def test_stage_two_of_another_stage_one_is_not_gone_on_with(stage_one, given, tm
 def test_a_detector_of_other_categories_is_not_gone_on_with(
     given, tmp_path, coco_folder, monkeypatch
 ):
-    monkeypatch.setattr(training, "fit", lambda *_, save, **__: save({}, 2) or {})
+    monkeypatch.setattr(training, "fit", lambda *_, save, **__: save({}) or {})
     options = [*detector_options(coco_folder, tmp_path), *SHORT]
     assert invoke("detector", *given, *options, "--category", "disc").exit_code == 0
     result = invoke("detector", *given, *options, "--category", "roof")
@@ -293,7 +293,7 @@ def test_a_detector_of_other_categories_is_not_gone_on_with(
 def test_stage_two_says_when_it_is_worse_than_stage_one(given, stage_one, coco_folder, monkeypatch):
     def worse(*_, save, **__):
         figures = {"mean_iou": 0.4, "deepmask_mean_iou": 0.45, "gain": -0.05}
-        save(figures, 2)
+        save({})
         return figures
 
     monkeypatch.setattr(stages, "fit", worse)
@@ -494,7 +494,7 @@ def test_the_seed_alone_decides_the_weights(
     """Those at the end; of stage two and the detector, to save time, those at the start."""
     if command != "deepmask":
         for module in (stages, training):
-            monkeypatch.setattr(module, "fit", lambda *_, save, **__: save({}, 0) or {})
+            monkeypatch.setattr(module, "fit", lambda *_, save, **__: save({}) or {})
     options = {
         "deepmask": lambda: THIN,
         "sharpmask": lambda: ["--deepmask", stage_one[0], "--mask-channels", 16],

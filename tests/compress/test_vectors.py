@@ -79,7 +79,7 @@ def test_one_photo_counts_its_best_cells_twice():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_shortened(model, photos, length, message):
+def test_models_that_cannot_be_shortened_are_refused(model, photos, length, message):
     with pytest.raises(ValueError, match=message):
         shorten_vector(model, photos, length)
 

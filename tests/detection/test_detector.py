@@ -62,7 +62,7 @@ def test_repeats_stay_where_nothing_is_suppressed():
     assert (np.diff(found.scores) <= 0).all()
 
 
-def test_no_more_than_coco_counts():
+def test_a_photo_keeps_at_most_the_detections_that_coco_counts():
     boxes = [(x, y, x + 1, y + 1) for x in range(20) for y in range(10)]
     rng = np.random.default_rng(0)
     scores = rng.random((200, 2))
@@ -71,7 +71,7 @@ def test_no_more_than_coco_counts():
     np.testing.assert_array_equal(found.scores, np.sort(scores.ravel())[::-1][:MAX_DETECTIONS])
 
 
-def test_nothing_to_find():
+def test_a_photo_without_detections_gives_no_records():
     found = Detector(Fixed(np.zeros((0, 2))))(PHOTO, regions())
     assert len(found) == 0
     assert found.to_coco(1) == []

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.svm import LinearSVC
 from test_regions import photo
 
 from sharpmask.detection import rcnn, training
@@ -100,6 +99,8 @@ def examples(count=6000, channels=5, seed=0):
 
 
 def test_mining_ends_in_the_svm_of_all_negatives(monkeypatch):
+    from sklearn.svm import LinearSVC  # which takes a second to import
+
     data = examples()
     monkeypatch.setattr(rcnn, "FIRST_NEGATIVES", 50)
     monkeypatch.setattr(rcnn, "MINING_ROUNDS", 10)
@@ -158,7 +159,7 @@ def test_a_category_without_objects_is_named():
 def test_a_missing_library_is_named_before_anything_is_described(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"scikit-learn .* pip install 'sharpmask\[rcnn\]'"):
-        fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, track=None)
+        fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, progress=None)
 
 
 class ColourNet:

@@ -51,13 +51,13 @@ def example(seed=0):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_it_equals_the_loops(size):
+def test_roi_align_equals_the_loops(size):
     features, boxes, images = example()
     fast = roi_align(*map(torch.from_numpy, (features, boxes, images)), size, STRIDE)
     np.testing.assert_allclose(fast, slow_roi_align(features, boxes, images, size), atol=1e-12)
 
 
-def test_channels_last_and_no_boxes():
+def test_channels_last_maps_and_no_boxes_are_read():
     features, boxes, images = map(torch.from_numpy, example())
     last = features.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(
@@ -77,7 +77,7 @@ def test_a_plane_is_read_at_the_middles_of_the_bins():
     torch.testing.assert_close(found, expected)
 
 
-def test_gradients():
+def test_gradients_equal_finite_differences():
     features, boxes, images = map(torch.from_numpy, example())
     features.requires_grad_()
     assert torch.autograd.gradcheck(

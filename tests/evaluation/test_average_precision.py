@@ -152,7 +152,7 @@ def test_a_strange_annotation_file_is_refused(tmp_path, key, change, message):
         average_precision(path, detections)
 
 
-def test_what_is_no_json_is_named(tmp_path):
+def test_a_file_that_is_not_json_is_named(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text("{")
     with pytest.raises(ValueError, match=f"{path}: not a JSON file"):
@@ -200,7 +200,7 @@ def test_box_and_area_that_are_missing_are_measured(tmp_path):
     assert figures_of(tmp_path, truth, detections) == expected
 
 
-def test_an_object_of_no_category_is_left_out(tmp_path):
+def test_an_object_without_a_category_is_left_out(tmp_path):
     truth, detections = scene()
     spare = {**truth["annotations"][0], "bbox": [0, 0, 9, 9], "category_id": 1}
     expected = figures_of(tmp_path, truth, detections)

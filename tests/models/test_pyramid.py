@@ -4,7 +4,14 @@ import torch
 
 from reference.thin_models import thin_pyramid
 from sharpmask.models.pretrained import build, load, save
-from sharpmask.models.pyramid import NUM_LEVELS, PyramidFeatures, build_pyramid, double
+from sharpmask.models.pyramid import (
+    NUM_LEVELS,
+    PyramidFeatures,
+    build_pyramid,
+    double,
+    flatten,
+)
+from sharpmask.models.yolox import MAP_STRIDES
 from tolerances import DOUBLE
 
 LEVELS = range(NUM_LEVELS)
@@ -30,39 +37,42 @@ def all_cells(scores):
 def shown_by_place(model, height, width):
     """Features of an image that tell where they are.
 
-    Maps that windows read hold the place (x, then y) of each cell; vectors their cell (column, then
-    row), once for each number of an encoding.
+    What windows read at a step holds the place (x, then y) of each sample; vectors their cell
+    (column, then row), once for each number of an encoding.
     """
-
-    def places(stride):
-        rows, columns = (torch.arange(side // stride) for side in (height, width))
-        y, x = (stride * cells.double() + model.geometry.cell_offset for cells in (rows, columns))
-        shape = (1, 1, len(rows), len(columns))
-        return torch.cat([x.expand(shape), y[:, None].expand(shape)], dim=1)
-
     vectors = []
     for stride in model.geometry.strides:
         y, x = torch.meshgrid(*(torch.arange(n // stride) for n in (height, width)), indexing="ij")
         vectors.append(torch.stack([x, y])[None].double().repeat_interleave(11 * 11, dim=1))
-    coarse = map(places, model.geometry.strides)
-    fine = (places(stride) for stride, _ in model.fine_maps)
-    return PyramidFeatures(tuple(vectors), tuple(coarse), tuple(fine))
+
+    def places(level, step):
+        apart = model.geometry.strides[level] / 2**step
+        last = 1 if model.is_doubled(level, step) else 0
+        rows, columns = (side / apart - last for side in (height, width))
+        y, x = (
+            apart * torch.arange(count).double() + model.geometry.cell_offset
+            for count in (rows, columns)
+        )
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
+
+    steps = [flatten([places(level, step) for level in LEVELS]) for step in range(4)]
+    return PyramidFeatures(tuple(vectors), tuple(steps))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_scored_cell_is_decoded_cell_is_pasted_window(level):
     model = tiny()
     model.mask_encoding = torch.nn.Identity()
+    model.refine = lambda encoding, windows: (encoding, windows)
     height, width = 256, 320
     features = shown_by_place(model, height, width)
-    cells = all_cells([features.vectors[level][:, 0]])[:, [0, 2, 3]]
-    encoding, *windows = model.read_windows(features, level, cells)
+    cells = all_cells([features.vectors[level][:, 0]])
+    cells[:, 1] = level
+    encoding, windows = model.decode(features, cells)
     assert encoding.shape == (len(cells), 2, 11, 11)
-    expected = cells[:, [2, 1]].double()[..., None, None].expand_as(encoding)
+    expected = cells[:, [3, 2]].double()[..., None, None].expand_as(encoding)
     torch.testing.assert_close(encoding, expected, **DOUBLE)
-    boxes = model.geometry.cells_to_windows(
-        np.insert(cells[:, 1:].numpy(), 0, level, axis=1), (height, width), (height, width)
-    )
+    boxes = model.geometry.cells_to_windows(cells[:, 1:].numpy(), (height, width), (height, width))
     for step, window in enumerate(windows):
         stride = model.stride_of(level, step)
         side = model.geometry.side(step)
@@ -74,13 +84,30 @@ def test_scored_cell_is_decoded_cell_is_pasted_window(level):
         last = np.array([width, height])[:, None, None] - stride + model.geometry.cell_offset
         near = 1e-6
         inside = ((place >= model.geometry.cell_offset - near) & (place <= last + near)).all(1)
-        beyond = ((place <= model.geometry.cell_offset - stride) | (place >= last + stride)).any(1)
         read = window.permute(0, 2, 3, 1).numpy()
         place = place.transpose(0, 2, 3, 1)
         assert inside.any(axis=(1, 2)).all()
         np.testing.assert_allclose(read[inside], place[inside], rtol=1e-12, atol=1e-9)
-        assert beyond.any()
-        assert not read[beyond].any()
+        assert not inside.all()
+        assert not read[~inside].any()
+
+
+def test_what_windows_read_is_the_map_of_their_stride():
+    model = tiny()
+    images = photos(128, 192, count=1)
+    maps = model.backbone(model.normalize(images)).maps
+    features = model.encode(images)
+    for level in LEVELS:
+        centre = torch.tensor([[0, level, 1, 1]])
+        for step in range(1, 4):
+            stride = model.stride_of(level, step)
+            index = MAP_STRIDES.index(stride)
+            which = model.steps_at(stride).index(step)
+            lateral = model.laterals[index](maps[index])[which][0]
+            window = model.read_windows(features, step, centre)[0]
+            middle = window.shape[-1] // 2
+            row = model.geometry.strides[level] // stride
+            torch.testing.assert_close(window[:, middle, middle], lateral[:, row, row], **DOUBLE)
 
 
 def test_masks_of_some_cells_are_those_of_all_in_any_order():
@@ -112,9 +139,9 @@ def test_every_parameter_learns():
 
 
 def test_doubling_keeps_samples_and_puts_means_between():
-    x = torch.randn(2, 3, 5, 5).double()
+    x = torch.randn(2, 3, 5, 6).double()
     y = double(x)
-    assert y.shape == (2, 3, 9, 9)
+    assert y.shape == (2, 3, 9, 11)
     torch.testing.assert_close(y[:, :, ::2, ::2], x, **DOUBLE)
     torch.testing.assert_close(y[:, :, ::2, 1::2], (x[..., 1:] + x[..., :-1]) / 2, **DOUBLE)
 

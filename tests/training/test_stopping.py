@@ -177,9 +177,11 @@ def test_saving_by_time_changes_no_weight_and_nothing_is_lost(tmp_path, whole, m
 def test_the_model_is_saved_averaged_with_its_figures_and_steps(tmp_path, whole):
     saved, model = [], Toy()
 
-    def save(figures, done):
+    def save(known):
         assert not model.training
-        saved.append((done, figures, {k: v.clone() for k, v in model.state_dict().items()}))
+        assert known["recipe"]["steps"] == known["steps"]["of"] == 20
+        weights = {k: v.clone() for k, v in model.state_dict().items()}
+        saved.append((known["steps"]["done"], known["validation"], weights))
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, model, loss=at_step(6, interrupt), save=save)

@@ -116,12 +116,12 @@ def test_photo_that_would_be_written_over_is_refused(
         writers_for([format_name], Destination(tmp_path / "out", [photo]))
 
 
-def test_a_photo_that_is_a_link_in_a_circle_is_no_error(tmp_path):
+def test_a_photo_that_is_a_link_in_a_circle_is_accepted(tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     assert writers_for(["masks"], Destination(tmp_path / "out", [tmp_path / "loop.png"]))
 
 
-def test_linked_image_of_a_data_set_is_no_photo_to_write_over(tmp_path):
+def test_a_linked_image_of_a_data_set_is_not_taken_for_a_photo(tmp_path):
     photos, _ = write_photos(tmp_path / "photos", ["a.png"])
     run(photos, tmp_path / "out")
     again = tmp_path / "out/yolo/images/a.png"

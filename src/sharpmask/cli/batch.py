@@ -19,8 +19,17 @@ from sharpmask.cli.console import (
     progress,
     refuse_options,
 )
+from sharpmask.cli.model_options import (
+    Clean,
+    Device,
+    EngineChoice,
+    MaskThreshold,
+    NumProposals,
+    Scales,
+    Suppression,
+    Weights,
+)
 from sharpmask.cli.photos import Annotations, Quiet
-from sharpmask.engines.load import EngineName
 from sharpmask.files import owned
 from sharpmask.integrations.arrow import Propose
 from sharpmask.integrations.on_ray import connected, write_parts
@@ -86,21 +95,16 @@ def batch(
             "--failures", metavar="DIR", help="Only list the photos in DIR that could not be read."
         ),
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="Model: a name, file, folder or Hugging Face repository.")
-    ] = defaults.MODEL,
-    num_proposals: Annotated[
-        int, typer.Option(help="Maximum number of proposals per photo.")
-    ] = defaults.NUM_PROPOSALS,
-    scales: Annotated[str, typer.Option(help="As in propose.")] = "default",
+    weights: Weights = defaults.MODEL,
+    num_proposals: NumProposals = defaults.NUM_PROPOSALS,
+    scales: Scales = "default",
     image_size: Annotated[int, typer.Option(help="As in propose.")] = defaults.IMAGE_SIZE,
-    mask_threshold: Annotated[float | None, typer.Option(help="As in propose.")] = None,
-    suppression: Annotated[float, typer.Option(help="As in propose.")] = defaults.SUPPRESSION,
+    mask_threshold: MaskThreshold = None,
+    suppression: Suppression = defaults.SUPPRESSION,
+    clean: Clean = True,
     annotations: Annotations = None,
-    engine: Annotated[
-        EngineName, typer.Option(help="What runs the model on each machine, as in propose.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Find objects in very many photos: write Parquet parts, a row for each photo.
@@ -120,7 +124,8 @@ def batch(
         propose = Propose(
             weights=absolute(weights) if Path(weights).exists() else weights,
             cores=cores, num_proposals=num_proposals, scales=scales, image_size=image_size,
-            mask_threshold=mask_threshold, suppression=suppression, engine=engine, device=device,
+            mask_threshold=mask_threshold, suppression=suppression, clean=clean, engine=engine,
+            device=device,
         )  # fmt: skip
         folder = absolute(output)
         with own(folder):

@@ -29,7 +29,7 @@ EXAMPLES = 3
 def check(
     annotations: Annotated[Path, typer.Argument(help="COCO annotation file.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the photos, which are then read too.")
+        Path | None, typer.Option(help="Folder of the photos, to check them too.")
     ] = None,
     every: Annotated[
         bool,
@@ -41,10 +41,10 @@ def check(
 ) -> None:
     """Show what is wrong with an annotation file, and what training and evaluation make of it.
 
-    Then the sizes of the objects, and which --scales of propose fit them.
+    It also shows how large the objects are, and which --scales of propose fit them.
 
-    Exit status: 0 if the file can be used, whatever is skipped; 1 if training or evaluation refuses
-    it; 2 if it cannot be read.
+    Exit status: 0 the file can be used, whatever is skipped; 1 training or evaluation refuses it;
+    2 it cannot be read.
     """
     with clear_errors():
         file = read_coco(annotations)

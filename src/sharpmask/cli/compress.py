@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
-from sharpmask.cli.console import clear_errors, err, out
+from sharpmask.cli.console import clear_errors, out, progress
 from sharpmask.compress.vectors import shorten_vector
 from sharpmask.images import list_images, read_image
 from sharpmask.models.pretrained import load, save
@@ -16,19 +15,23 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def compress(
-    weights: Annotated[str, typer.Argument(help="Run, name, file, or Hugging Face repository.")],
+    weights: Annotated[
+        str, typer.Argument(help="Model: a name, a file, a folder, or a Hugging Face repository.")
+    ],
     output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    images: Annotated[Path, typer.Option(help="Photos of the kind the model is meant for.")],
+    images: Annotated[
+        Path, typer.Option(help="Folder of photos of the kind that the model is for.")
+    ],
     vector: Annotated[
-        int, typer.Option(help="Numbers that stand for each window; fewer are faster.")
+        int, typer.Option(help="How many numbers describe a window; fewer are faster.")
     ] = 64,
     first: Annotated[int, typer.Option(min=1, help="Maximum number of photos to read.")] = 100,
 ) -> None:
-    """Shorten the vector of each cell of a trained model; check the result with ``evaluate``."""
+    """Make a DeepMask or SharpMask faster: fewer numbers describe a window. Check with evaluate."""
     with clear_errors():
         model = load(weights)
         paths = list_images([images])[:first]
-        shown = track(paths, "reading", console=err, disable=not err.is_terminal, transient=True)
+        shown = progress(paths, len(paths))
         compressed, kept = shorten_vector(model, map(read_image, shown), vector)
         metadata = model.metadata | {
             "compression": {"vector": vector, "photos": len(paths), "variance_kept": kept}

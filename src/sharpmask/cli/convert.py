@@ -25,10 +25,10 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(help="The .safetensors or .json file to write.")],
 ) -> None:
-    """Convert FAIR's Torch7 files to safetensors, or proposals in Parquet to COCO results.
+    """Convert the models that the papers' authors (FAIR) published, or proposals in Parquet.
 
-    Of Torch7: a DeepMask, a SharpMask, or the ImageNet trunk for --init. The file is read as plain
-    data; nothing in it is executed.
+    Models are files of Torch7: a DeepMask, a SharpMask, or the ImageNet trunk for --init. They are
+    read as plain data; nothing in them is executed. Proposals become COCO results.
     """
     with clear_errors():
         if source.endswith(".parquet") or is_folder(source):

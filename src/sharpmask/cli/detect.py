@@ -7,11 +7,11 @@ import typer
 
 from sharpmask import defaults
 from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, refuse_options
+from sharpmask.cli.model_options import Device, EngineChoice
 from sharpmask.cli.photos import Annotations, AsJson, Images, Quiet, Results, settings_of
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.files import load_classifier
 from sharpmask.detection.proposing import load_proposer, proposer_source
-from sharpmask.engines.load import EngineName
 from sharpmask.inference.batch import streams_for, write_records
 
 FILES = ("output", "overlay", "overlay_score")
@@ -25,7 +25,10 @@ def detect(
     context: typer.Context,
     images: Images,
     detector: Annotated[
-        str, typer.Option(help="Detector: a run, file or Hugging Face repository.")
+        str,
+        typer.Option(
+            help="Detector: folder of its training, a file, or a Hugging Face repository."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("detections"),
     weights: Annotated[
@@ -37,22 +40,21 @@ def detect(
     min_score: Annotated[
         float, typer.Option(help="Leave out detections with a lower score (0 to 1).")
     ] = defaults.MIN_SCORE,
+    clean: Annotated[bool, typer.Option(help="As in propose, for the regions' masks.")] = True,
     annotations: Annotations = None,
     overlay: Annotated[bool, typer.Option(help="Draw the objects on the photo.")] = True,
     overlay_score: Annotated[
         float, typer.Option(help="Draw objects with at least this score (0 to 1).")
     ] = defaults.OVERLAY_SCORE,
-    engine: Annotated[EngineName, typer.Option(help="What runs the model that proposes.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="Where the model that proposes runs: auto, cpu or cuda.")
-    ] = "auto",
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Find and name objects: write detections.json (COCO results, boxes and masks) and pictures.
 
-    A photo that cannot be read is reported and left out. A run that was stopped goes on where it
-    was when it is started again.
+    A photo that cannot be read is reported and left out. The same command goes on with a run
+    that was stopped.
     """
     with (
         clear_errors(),
@@ -66,7 +68,7 @@ def detect(
         streams = streams_for(len(photos))
         proposer = load_proposer(
             classifier.metadata, detector, weights=source, engine=engine, device=device,
-            streams=streams,
+            streams=streams, clean=clean,
         )  # fmt: skip
         outcome = write_records(
             photos,

@@ -1,15 +1,21 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from sharpmask import defaults
-from sharpmask.cli.console import clear_errors, complain, err, out
+from sharpmask.cli.console import clear_errors, complain, out, progress
+from sharpmask.cli.model_options import (
+    Clean,
+    Device,
+    EngineChoice,
+    MaskThreshold,
+    Scales,
+    Suppression,
+    Weights,
+)
 from sharpmask.coco.results import ResultsFile
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.evaluation.average_precision import average_precision, precision_table
@@ -27,7 +33,7 @@ OF_A_FILE = ALWAYS | {"proposals", "first"}
 OF_DETECTIONS = ALWAYS | {"detections", "category"}
 OF_A_MODEL = ALWAYS | {
     *("first", "images", "weights", "engine", "device"),
-    *("num_proposals", "scales", "mask_threshold", "suppression"),
+    *("num_proposals", "scales", "mask_threshold", "suppression", "clean"),
 }
 
 
@@ -36,50 +42,51 @@ def evaluate(
     context: typer.Context,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the photos; a model needs it.")
+        Path | None, typer.Option(help="Folder of the photos; needed unless results are given.")
     ] = None,
     proposals: Annotated[
         str | None,
         typer.Option(
-            help="Score these, instead of a model: a COCO results file, a Parquet file, or the "
-            "folder of sharpmask batch."
+            help="Proposals to measure instead of a model: a COCO results file, a Parquet file, or "
+            "the folder of sharpmask batch."
         ),
     ] = None,
     detections: Annotated[
-        Path | None, typer.Option(help="COCO results with categories: Average Precision of them.")
+        Path | None,
+        typer.Option(help="COCO results file with categories, to measure instead of a model."),
     ] = None,
     category: Annotated[
         list[str] | None,
-        typer.Option(help="With --detections: average over this one; may be repeated."),
+        typer.Option(help="With --detections: measure this category; may be given several times."),
     ] = None,
     boxes_only: Annotated[
-        bool, typer.Option("--boxes-only", help="Score boxes; annotations need no masks.")
+        bool,
+        typer.Option("--boxes-only", help="Measure boxes only; annotations then need no masks."),
     ] = False,
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Model: a shipped model's name, a file, a folder, or a Hugging Face repository."
-        ),
-    ] = defaults.MODEL,
+    weights: Weights = defaults.MODEL,
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     num_proposals: Annotated[
         int, typer.Option(help="Maximum number of proposals per photo; AR@1000 needs 1000.")
     ] = 1000,
-    scales: Annotated[str, typer.Option(help="As in propose.")] = "default",
-    mask_threshold: Annotated[float | None, typer.Option(help="As in propose.")] = None,
-    suppression: Annotated[float, typer.Option(help="As in propose.")] = (defaults.SUPPRESSION),
-    first: Annotated[int | None, typer.Option(min=1, help="Only so many images, by id.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="As in propose.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    scales: Scales = "default",
+    mask_threshold: MaskThreshold = None,
+    suppression: Suppression = defaults.SUPPRESSION,
+    clean: Clean = True,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of images, those with the lowest ids.")
+    ] = None,
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Average Recall of boxes and masks, class-agnostic: a table, evaluation.json and two plots.
+    """Measure how many labelled objects proposals find: Average Recall of boxes and masks.
 
-    With --detections COCO's Average Precision instead: a table and precision.json.
+    Writes evaluation.json and two plots, and prints a table. Categories are ignored. With
+    --detections it measures COCO's Average Precision instead, and writes precision.json.
 
-    Exit status: 0; 1 if the report is written, but some photos could not be read, or --proposals
-    holds nothing for some images with objects: these objects count as missed; 2 if nothing is
-    written, as a file is refused, no photo can be read or there is nothing to score; 130 after
-    Ctrl-C.
+    Exit status: 0 all was measured; 1 the report is written, but some photos could not be read, or
+    --proposals holds nothing for some images with objects, and these objects count as missed;
+    2 nothing is written: a file is refused, no photo can be read, or there is nothing to score;
+    130 stopped by Ctrl-C.
     """
     with clear_errors():
         if detections:
@@ -97,7 +104,7 @@ def evaluate(
             only(context, OF_A_MODEL, "a model")
             options = {
                 "num_proposals": num_proposals, "scales": scales,
-                "mask_threshold": mask_threshold, "suppression": suppression,
+                "mask_threshold": mask_threshold, "suppression": suppression, "clean": clean,
             }  # fmt: skip
             result, engine_name = score_model(
                 annotations, images, (weights, engine, device), options, boxes_only, first
@@ -127,20 +134,11 @@ def score_model(
         raise ValueError("--images: the folder of the photos is needed to run a model")
     streams = streams_for(first or MAX_STREAMS)
     proposer = Proposer(load_engine(*engine, streams=streams), **options)
-    with progress_bar() as progress:
-        result = run_evaluation(
-            annotations, images=images, proposer=proposer, boxes_only=boxes_only, first=first,
-            streams=streams, progress=progress, report=complain,
-        )  # fmt: skip
+    result = run_evaluation(
+        annotations, images=images, proposer=proposer, boxes_only=boxes_only, first=first,
+        streams=streams, progress=progress, report=complain,
+    )  # fmt: skip
     return result, proposer.engine.name
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where somebody looks."""
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("evaluating", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def only(context: typer.Context, allowed: set[str], purpose: str) -> None:

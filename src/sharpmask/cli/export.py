@@ -8,6 +8,7 @@ import typer
 
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, out
+from sharpmask.cli.model_options import Weights
 from sharpmask.coco.reader import load_ground_truth
 from sharpmask.engines.export import export as export_model
 from sharpmask.engines.exported import Runtime
@@ -23,35 +24,35 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def export(
     output: Annotated[Path, typer.Option(help="Folder for the exported model.")],
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Model: a shipped model's name, a file, a run, or a Hugging Face repository."
-        ),
-    ] = defaults.MODEL,
-    runtime: Annotated[Runtime, typer.Option("--format", help="What is to run it.")] = "onnx",
+    weights: Weights = defaults.MODEL,
+    runtime: Annotated[
+        Runtime, typer.Option("--format", help="What will run the exported model.")
+    ] = "onnx",
     int8: Annotated[
         bool,
         typer.Option(
             "--int8",
-            help="8-bit numbers: faster, less exact; needs --format openvino and --calibrate.",
+            help="Compute in 8 bits: faster, less exact; needs --format openvino and --calibrate.",
         ),
     ] = False,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="For --int8: folder of sample photos that set the 8-bit ranges."),
+        typer.Option(
+            help="For --int8: folder of sample photos, by which numbers are scaled to 8 bits."
+        ),
     ] = None,
     annotations: Annotated[
         Path | None,
-        typer.Option(help="For --int8: COCO file; compare its recall with the exact model's."),
+        typer.Option(help="For --int8: COCO annotation file on which both models are measured."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photos of --annotations.")
     ] = None,
 ) -> None:
-    """Export a model: an encoder and a decoder for images of any size, normalisation inside.
+    """Write a model in a form that ONNX Runtime or OpenVINO runs without PyTorch.
 
-    The exported model is run once and compared with the original. Use it with --weights FOLDER.
+    It has two parts, an encoder and a decoder, for photos of any size. It is run once and compared
+    with the original. Use it with --weights FOLDER.
     """
     with clear_errors():
         if int8 != (calibrate is not None) or (int8 and runtime != "openvino"):

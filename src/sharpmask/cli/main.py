@@ -83,4 +83,4 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Class-agnostic object segment proposals: DeepMask and SharpMask."""
+    """Find the objects in photos, of any kind, each as an exact mask (DeepMask, SharpMask)."""

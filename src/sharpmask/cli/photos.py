@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from sharpmask.cli.console import complain, duration, err, out, print_file, progress, refuse_options
+from sharpmask.decoding import read_stream
 from sharpmask.engines.protocol import Engine
-from sharpmask.images import list_images, read_stream, write_image
-from sharpmask.inference.batch import Outcome, Progress, find_photos, number_photos
+from sharpmask.images import list_images, write_image
+from sharpmask.inference.batch import Outcome, Progress, find_photos, number_photos, unshown
 from sharpmask.inference.journal import Photo
 from sharpmask.models.sources import resolve
 from sharpmask.writers.writer import Writer
@@ -28,7 +29,10 @@ Images = Annotated[
     list[Path], typer.Argument(help="Photos, or folders of photos; - reads standard input.")
 ]
 Annotations = Annotated[
-    Path | None, typer.Option(help="COCO file that gives the photos their image ids by name.")
+    Path | None,
+    typer.Option(
+        help="COCO annotation file; results take the photos' image ids from it, by file name."
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Write the results to standard output, and no files.")
@@ -86,9 +90,9 @@ class Results:
         return len(paths), found
 
     @property
-    def progress(self) -> Progress | None:
+    def progress(self) -> Progress:
         """Shows how many photos are done."""
-        return None if self.quiet else progress
+        return unshown if self.quiet else progress
 
     def conclude(self, outcome: Outcome, given: int, writers: Sequence[Writer] = ()) -> None:
         """Say in one line what was done, what failed, how long it took, and where it is.

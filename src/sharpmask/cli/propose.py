@@ -1,27 +1,38 @@
 """``sharpmask propose``: object masks for photos."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sharpmask import defaults
-from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, progress, refuse_options
+from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, refuse_options
+from sharpmask.cli.model_options import (
+    Clean,
+    Device,
+    EngineChoice,
+    MaskThreshold,
+    NumProposals,
+    Scales,
+    Suppression,
+    Weights,
+)
 from sharpmask.cli.photos import Annotations, AsJson, Images, Quiet, Results, settings_of
-from sharpmask.engines.load import EngineName, load_engine
-from sharpmask.inference.batch import streams_for, write_records
+from sharpmask.engines.load import load_engine
+from sharpmask.engines.protocol import Engine
+from sharpmask.inference.batch import Progress, streams_for, unshown, write_records
 from sharpmask.inference.proposer import Proposer
-from sharpmask.inference.tiles import Tile, TiledProposer
+from sharpmask.inference.tiles import TiledProposer
 from sharpmask.proposals import Proposals
 from sharpmask.selection import Selection
 from sharpmask.writers.formats import FORMATS, writers_for
 from sharpmask.writers.writer import Destination
 
-Find = Callable[[Path], Proposals]
-
 FILES = ("output", "overlay", "overlay_masks", "formats", "polygons")
 """Options that choose files."""
+NOT_FAIRS = ("mask_threshold", "suppression", "clean", "image_size", "tiles", "engine")
+"""Options of what FAIR's code does in one way only."""
 
 CHOICE = "Which masks to keep"
 
@@ -33,22 +44,22 @@ def propose(
     context: typer.Context,
     images: Images,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("proposals"),
-    weights: Annotated[
-        str, typer.Option(help="Model: a name, file, folder or Hugging Face repository.")
-    ] = defaults.MODEL,
-    num_proposals: Annotated[
-        int, typer.Option(help="Maximum number of proposals per photo.")
-    ] = defaults.NUM_PROPOSALS,
+    weights: Weights = defaults.MODEL,
+    num_proposals: NumProposals = defaults.NUM_PROPOSALS,
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format",
-            help=f"Write this too: {', '.join(FORMATS)}; may be given several times.",
+            help=f"Write this format too: {', '.join(FORMATS)} (docs/formats.md); may be given "
+            "several times.",
             autocompletion=lambda: list(FORMATS),
         ),
     ] = None,
     polygons: Annotated[
-        bool, typer.Option("--polygons", help="Polygons, not masks, in coco, labelme, labelstudio.")
+        bool,
+        typer.Option(
+            "--polygons", help="In coco, labelme and labelstudio write polygons instead of masks."
+        ),
     ] = False,
     min_score: Annotated[
         float,
@@ -73,14 +84,16 @@ def propose(
     distinct: Annotated[
         float,
         typer.Option(
-            help="Leave out masks whose IoU with a better one exceeds this; 1 keeps all.",
+            help="Leave out masks whose IoU (overlap, 0 to 1) with a better one exceeds this; "
+            "1 keeps all.",
             rich_help_panel=CHOICE,
         ),
     ] = Selection.distinct,
     parts: Annotated[
         bool,
         typer.Option(
-            help="Keep, or with --no-parts leave out, masks that lie to 90% in another one.",
+            help="Keep masks of parts, or with --no-parts leave out those that lie by more than "
+            "90% in a larger one.",
             rich_help_panel=CHOICE,
         ),
     ] = Selection.parts,
@@ -95,61 +108,42 @@ def propose(
     top: Annotated[
         int | None,
         typer.Option(
-            help="Keep at most so many masks per photo, after the choices above.",
+            help="Maximum number of masks kept per photo, after the choices above.",
             rich_help_panel=CHOICE,
         ),
     ] = Selection.top,
-    scales: Annotated[
-        str,
-        typer.Option(
-            help="Sizes at which a photo is read: default; zoom or zoom2, slower, for smaller "
-            "objects; fast (the default model alone); or powers of two of --image-size: "
-            "--scales=-1,0,1."
-        ),
-    ] = "default",
+    scales: Scales = "default",
     image_size: Annotated[
         int,
         typer.Option(
-            help="The model sees photos with the longer side reduced to so many pixels; masks have "
-            "full size."
+            help="Photos are reduced to this many pixels on the longer side before the model reads "
+            "them; masks have the photo's own size."
         ),
     ] = defaults.IMAGE_SIZE,
-    mask_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability above which a pixel belongs to the object. Default: the model's own."
-        ),
-    ] = None,
-    suppression: Annotated[
-        float,
-        typer.Option(
-            help="Move masks to the end whose IoU with a better one exceeds this (0 to 1)."
-        ),
-    ] = defaults.SUPPRESSION,
+    mask_threshold: MaskThreshold = None,
+    suppression: Suppression = defaults.SUPPRESSION,
+    clean: Clean = True,
     annotations: Annotations = None,
     tiles: Annotated[
         bool,
         typer.Option(
             "--tiles",
-            help="Read the picture in overlapping parts at full size, as for aerial pictures.",
+            help="Read a very large photo, such as an aerial one, in overlapping parts at full "
+            "size.",
         ),
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Draw the best masks on the photo.")] = True,
     overlay_masks: Annotated[
         int, typer.Option(min=0, help="Maximum number of masks drawn on a photo.")
     ] = defaults.OVERLAY_MASKS,
-    engine: Annotated[
-        EngineName,
-        typer.Option(
-            help="What runs the model; auto is the fastest that is installed (docs/export.md)."
-        ),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
     torch7: Annotated[
         bool,
         typer.Option(
             "--torch7",
-            help="Repeat FAIR's arithmetic, its known fault included (docs/fair-models.md).",
+            help="For comparisons: compute as the authors' original code (FAIR's) does, its known "
+            "fault included (docs/fair-models.md).",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -167,8 +161,7 @@ def propose(
         if not overlay:
             refuse_options(context, ["overlay_masks"], "with --no-overlay")
         if torch7:
-            unused = ["mask_threshold", "suppression", "image_size", "tiles", "engine"]
-            refuse_options(context, unused, "with --torch7")
+            refuse_options(context, NOT_FAIRS, "with --torch7")
         select = Selection(
             min_score=min_score, min_area=min_area, max_area=max_area, distinct=distinct,
             parts=parts, no_overlap=no_overlap, top=top,
@@ -179,22 +172,12 @@ def propose(
         # Tiles keep all cores busy by themselves.
         streams = 1 if tiles else streams_for(len(photos))
         loaded = load_engine(weights, "torch" if torch7 else engine, device, streams=streams)
-        if torch7:
-            from sharpmask.torch7.proposer import Torch7Proposer
-
-            find: Find = Torch7Proposer(loaded, num_proposals=num_proposals, scales=scales)
-        else:
-            find = Proposer(
-                loaded,
-                num_proposals=defaults.NUM_PROPOSALS if tiles else num_proposals,
-                scales=scales,
-                mask_threshold=mask_threshold,
-                suppression=suppression,
-                image_size=image_size,
-            )
-            if tiles:  # `num_proposals` is of all tiles together
-                shown = iter if quiet or len(photos) > 1 else _tiles
-                find = TiledProposer(find, num_proposals=num_proposals, progress=shown)
+        find = finder(
+            loaded, torch7=torch7, tiles=tiles, num_proposals=num_proposals, scales=scales,
+            mask_threshold=mask_threshold, suppression=suppression, clean=clean,
+            image_size=image_size,
+            progress=results.progress if len(photos) == 1 else unshown,
+        )  # fmt: skip
         outcome = write_records(
             photos,
             find if select == Selection() else lambda path: select(find(path)),
@@ -209,5 +192,32 @@ def propose(
         results.conclude(outcome, given, writers)
 
 
-def _tiles(tiles: Sequence[Tile]) -> Iterable[Tile]:
-    return progress(tiles, len(tiles), "tiles")
+def finder(
+    engine: Engine,
+    *,
+    torch7: bool,
+    tiles: bool,
+    progress: Progress,
+    num_proposals: int,
+    scales: str,
+    **options: Any,
+) -> Callable[[Path], Proposals]:
+    """What proposes objects in a photo.
+
+    Args:
+        engine: Runs the model.
+        torch7: Do as FAIR's code does; then ``options`` are not used.
+        tiles: Read the photo in tiles; ``num_proposals`` is of all tiles together.
+        progress: Shows how many tiles of a photo are done.
+        num_proposals: As of a ``Proposer``.
+        scales: As of a ``Proposer``.
+        options: Further ones of a ``Proposer``.
+    """
+    if torch7:
+        from sharpmask.torch7.proposer import Torch7Proposer
+
+        return Torch7Proposer(engine, num_proposals=num_proposals, scales=scales)
+    if tiles:
+        reader = Proposer(engine, scales=scales, **options)
+        return TiledProposer(reader, num_proposals=num_proposals, progress=progress)
+    return Proposer(engine, num_proposals=num_proposals, scales=scales, **options)

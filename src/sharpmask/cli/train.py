@@ -1,4 +1,4 @@
-"""``sharpmask train``: both stages, and a detector, on COCO-format data of one's own."""
+"""``sharpmask train``: both stages, a feature pyramid, a detector, on COCO-format data."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sharpmask.cli.console import clear_errors, complain
-from sharpmask.cli.console import progress as shown
+from sharpmask.cli.console import clear_errors, progress
 from sharpmask.cli.train_options import (
     Device,
     Devices,
@@ -20,19 +19,18 @@ from sharpmask.cli.train_options import (
     Workers,
     choose_devices,
     choose_recipe,
-    show,
+    run_training,
 )
-from sharpmask.cli.train_progress import StepProgress, stop_reported
 from sharpmask.cli.train_pyramid import pyramid
 from sharpmask.detection.proposing import Proposing
 from sharpmask.detection.training import Kind, train_detector
 from sharpmask.models.backbones import BACKBONES
-from sharpmask.training.origin import MODEL
+from sharpmask.models.tails import TAILS
 from sharpmask.training.recipes import change, fast_rcnn
 from sharpmask.training.stages import train_deepmask, train_sharpmask
 
 app = typer.Typer(
-    help="Train on COCO-format data.",
+    help="Train a model of your own on labelled photos (COCO format).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,21 +44,28 @@ def deepmask(
     images: Images,
     output: Output,
     val: Val = None,
-    backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
-    head: Annotated[str, typer.Option(help="original, a, b or c (DeepMask's heads).")] = "c",
+    backbone: Annotated[
+        str, typer.Option(help=f"The network's trunk: {', '.join(BACKBONES)}.")
+    ] = "mobilenet_v2",
+    head: Annotated[
+        str,
+        typer.Option(help="Last layers: c, the leanest; a, b or original (docs/deviations.md)."),
+    ] = "c",
     bottleneck_channels: Annotated[
-        int, typer.Option(min=1, help="Channels between trunk and heads.")
+        int, typer.Option(min=1, help="Channels between the trunk and the last layers.")
     ] = 128,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Pretrained weights of the backbone: file or repository; random without."
+            help="Weights that the trunk starts from: a file or Hugging Face repository. Default: "
+            "random ones, which take far longer."
         ),
     ] = None,
     recipe: Annotated[
         str,
         typer.Option(
-            help="deepmask (from scenes), patches-deepmask or paper-deepmask (from windows)."
+            help="How it learns: deepmask (from whole crops), patches-deepmask or paper-deepmask "
+            "(from single windows); docs/train.md."
         ),
     ] = "deepmask",
     settings: Set = None,
@@ -69,17 +74,15 @@ def deepmask(
     precision: Precision = "32-true",
     workers: Workers = 1,
 ) -> None:
-    """A DeepMask: stage one of the papers' method."""
+    """Stage one of the papers' method: a DeepMask, which makes coarse masks."""
     with clear_errors():
-        numbers = choose_recipe(recipe, settings)
+        chosen = choose_recipe(recipe, settings)
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
-            figures = train_deepmask(
-                train=train, images=images, val=val, output=output, init=init, recipe=numbers,
-                fabric=fabric, workers=workers, report=complain, on_step=progress,
-                backbone=backbone, head=head, bottleneck_channels=bottleneck_channels,
-            )  # fmt: skip
-        show(figures, "validation patches", f"model in {output / MODEL}", fabric)
+        run_training(
+            train_deepmask, recipe=chosen, fabric=fabric, output=output, train=train,
+            images=images, val=val, init=init, workers=workers, backbone=backbone, head=head,
+            bottleneck_channels=bottleneck_channels,
+        )  # fmt: skip
 
 
 @app.command()
@@ -88,26 +91,33 @@ def sharpmask(
     images: Images,
     output: Output,
     deepmask: Annotated[
-        str, typer.Option(help="Stage one: run folder, model file, name or repository.")
+        str,
+        typer.Option(
+            help="Stage one: folder of its training, a file, a name, or a Hugging Face repository."
+        ),
     ],
     val: Val = None,
     mask_channels: Annotated[
         int, typer.Option(min=1, help="Channels of the mask encoding (k in the paper).")
     ] = 32,
     skip_channels: Annotated[
-        int, typer.Option(min=1, help="Channels of the features that refine it.")
+        int, typer.Option(min=1, help="Channels of the features that refine the mask.")
     ] = 32,
     schedule: Annotated[
         str,
         typer.Option(
-            help="Whether each later refinement module has half the channels (halving) or constant."
+            help="Channels of the later refinement modules: halving from one to the next, or "
+            "constant."
         ),
     ] = "halving",
-    upsampling: Annotated[str, typer.Option(help="bilinear or nearest.")] = "bilinear",
+    upsampling: Annotated[
+        str, typer.Option(help="How the mask is enlarged: bilinear or nearest.")
+    ] = "bilinear",
     recipe: Annotated[
         str,
         typer.Option(
-            help="sharpmask learns from scenes; patches-sharpmask and paper-sharpmask from windows."
+            help="How it learns: sharpmask (from whole crops), patches-sharpmask or "
+            "paper-sharpmask (from single windows); docs/train.md."
         ),
     ] = "sharpmask",
     settings: Set = None,
@@ -116,18 +126,16 @@ def sharpmask(
     precision: Precision = "32-true",
     workers: Workers = 1,
 ) -> None:
-    """Stage two: the refinement on top of a trained DeepMask, which is not changed."""
+    """Stage two: refines the masks of a trained DeepMask, which is not changed."""
     with clear_errors():
-        numbers = choose_recipe(recipe, settings)
+        chosen = choose_recipe(recipe, settings)
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
-            figures = train_sharpmask(
-                train=train, images=images, val=val, output=output, deepmask=deepmask,
-                recipe=numbers, fabric=fabric, workers=workers, report=complain, on_step=progress,
-                mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
-                upsampling=upsampling,
-            )  # fmt: skip
-        show(figures, "validation patches", f"model in {output / MODEL}", fabric)
+        run_training(
+            train_sharpmask, recipe=chosen, fabric=fabric, output=output, train=train,
+            images=images, val=val, deepmask=deepmask, workers=workers,
+            mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
+            upsampling=upsampling,
+        )  # fmt: skip
 
 
 @app.command()
@@ -136,32 +144,37 @@ def detector(
     images: Images,
     output: Output,
     init: Annotated[
-        str, typer.Option(help="Pretrained weights of the backbone: a file or repository.")
+        str,
+        typer.Option(
+            help="ImageNet weights that the trunk starts from: a file or Hugging Face repository."
+        ),
     ],
     val: Val = None,
     kind: Annotated[
         Kind, typer.Option(help="rcnn learns in minutes; fast-rcnn trains a network.")
     ] = "rcnn",
-    backbone: Annotated[str, typer.Option(help=f"{', '.join(BACKBONES)}.")] = "mobilenet_v2",
+    backbone: Annotated[
+        str, typer.Option(help=f"The network's trunk: {', '.join(TAILS)}.")
+    ] = "mobilenet_v2",
     category: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a category to learn; may be given repeatedly. Default: all."),
+        typer.Option(help="Name of a category to learn; may be given several times. Default: all."),
     ] = None,
     min_objects: Annotated[
         int, typer.Option(min=1, help="Categories with fewer objects are left out.")
     ] = 10,
-    weights: Annotated[str, typer.Option(help="Model that proposes.")] = Proposing.weights,
+    weights: Annotated[str, typer.Option(help="Model that proposes regions.")] = Proposing.weights,
     num_proposals: Annotated[
         int, typer.Option(min=1, help="Maximum number of regions per photo; detect uses it too.")
     ] = Proposing.num_proposals,
     scales: Annotated[
-        str, typer.Option(help="As in propose, for the proposals.")
+        str, typer.Option(help="Sizes at which that model reads a photo, as in propose.")
     ] = Proposing.scales,
     proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file to use instead of the model.")
+        Path | None, typer.Option(help="COCO results file with the regions, instead of a model.")
     ] = None,
     val_proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file for the photos of --val.")
+        Path | None, typer.Option(help="COCO results file with the regions of the photos of --val.")
     ] = None,
     settings: Set = None,
     device: Device = "auto",
@@ -169,24 +182,22 @@ def detector(
     precision: Precision = "32-true",
     workers: Workers = 1,
 ) -> None:
-    """R-CNN or Fast R-CNN: names for proposals.
+    """A detector, which names objects: R-CNN or Fast R-CNN on the proposals of a model.
 
-    Label every object of these photos: what is not labelled counts as background.
+    Every object on the photos must be labelled: what is not labelled counts as background.
     """
     with clear_errors():
-        numbers = change(fast_rcnn(), settings or [])
-        if kind == "rcnn" and (devices > 1 or numbers != replace(fast_rcnn(), seed=numbers.seed)):
+        chosen = change(fast_rcnn(), settings or [])
+        if kind == "rcnn" and (devices > 1 or chosen != replace(fast_rcnn(), seed=chosen.seed)):
             raise ValueError(
                 "--kind rcnn: one process trains it, and its recipe is a seed alone; leave out "
                 "--devices and all --set but seed, or choose --kind fast-rcnn"
             )
         fabric = choose_devices(device, devices, precision)
         proposing = Proposing(weights, num_proposals, scales, proposals, val_proposals)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
-            figures = train_detector(
-                train=train, images=images, val=val, output=output, init=init, kind=kind,
-                backbone=backbone, categories=category or (), min_objects=min_objects,
-                proposing=proposing, recipe=numbers, fabric=fabric, workers=workers,
-                report=complain, track=shown, on_step=progress,
-            )  # fmt: skip
-        show(figures, "validation photos", f"detector in {output / MODEL}", fabric)
+        run_training(
+            train_detector, recipe=chosen, fabric=fabric, output=output, train=train,
+            images=images, val=val, init=init, kind=kind, backbone=backbone,
+            categories=category or (), min_objects=min_objects, proposing=proposing,
+            workers=workers, progress=progress, measured_on="validation photos",
+        )  # fmt: skip

@@ -1,37 +1,46 @@
-"""What all commands of ``sharpmask train`` take and show."""
+"""What all commands of ``sharpmask train`` take, do and show."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from lightning_fabric import Fabric
 from rich.table import Table
 
-from sharpmask.cli.console import out
+from sharpmask.cli.console import complain, out
+from sharpmask.cli.train_progress import StepProgress, stop_reported
+from sharpmask.training.origin import MODEL
 from sharpmask.training.recipes import RECIPES, Recipe, change
 
 Train = Annotated[
-    list[Path], typer.Option(help="COCO annotation file to learn from; may be given repeatedly.")
+    list[Path], typer.Option(help="COCO annotation file to learn from; may be given several times.")
 ]
 Images = Annotated[Path, typer.Option(help="Folder of the photos of all annotation files.")]
 Output = Annotated[
-    Path, typer.Option(help="Folder of the run; the same command goes on with a stopped one.")
+    Path,
+    typer.Option(
+        help="Folder for the model; the same command goes on with a training that was stopped."
+    ),
 ]
-Val = Annotated[Path | None, typer.Option(help="COCO annotation file to measure on, now and then.")]
+Val = Annotated[
+    Path | None, typer.Option(help="COCO annotation file to measure on while it learns.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change a number of the recipe, e.g. steps=1000; docs/train.md lists them."
+        "--set",
+        help="Change a setting of how it learns, e.g. steps=1000; docs/train.md says which.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda (an NVIDIA GPU).")]
 Devices = Annotated[int, typer.Option(min=1, help="Number of GPUs (or processes on a CPU).")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="32-true; bf16-mixed, faster where the processor has bfloat16; 16-mixed, for GPUs."
+        help="Numbers to compute with: 32-true; bf16-mixed, faster where the processor has "
+        "bfloat16; 16-mixed, for GPUs."
     ),
 ]
 Workers = Annotated[
@@ -64,13 +73,35 @@ def choose_devices(device: str, devices: int, precision: str) -> Fabric:
     )
 
 
-def show(figures: Mapping[str, float], title: str, where: str, fabric: Fabric) -> None:
-    """Figures as a table, if there are any, and where the result is; one process says it."""
+def run_training(
+    function: Callable[..., dict[str, float]],
+    /,
+    *,
+    recipe: Recipe,
+    fabric: Fabric,
+    output: Path,
+    measured_on: str = "validation patches",
+    **options: Any,
+) -> None:
+    """Train with progress shown; then one process shows the figures and says where the model is.
+
+    Args:
+        function: ``train_deepmask`` or another one that trains; it is given the rest.
+        recipe: All numbers.
+        fabric: The devices.
+        output: Folder of the run.
+        measured_on: What the figures are of.
+        options: Further arguments of the function.
+    """
+    with stop_reported(fabric), StepProgress(recipe) as steps:
+        figures = function(
+            recipe=recipe, fabric=fabric, output=output, report=complain, on_step=steps, **options
+        )  # fmt: skip
     if not fabric.is_global_zero:
         return
     if figures:
-        table = Table("figure", "value", title=title)
+        table = Table("figure", "value", title=measured_on)
         for name, value in figures.items():
             table.add_row(name, f"{value:.4g}")
         out.print(table)
-    out.print(where, markup=False)
+    out.print(f"model in {output / MODEL}", markup=False)

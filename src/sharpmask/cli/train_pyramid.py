@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sharpmask.cli.console import clear_errors, complain
+from sharpmask.cli.console import clear_errors
 from sharpmask.cli.train_options import (
     Device,
     Devices,
@@ -15,10 +15,8 @@ from sharpmask.cli.train_options import (
     Train,
     Workers,
     choose_devices,
-    show,
+    run_training,
 )
-from sharpmask.cli.train_progress import StepProgress, stop_reported
-from sharpmask.training.origin import MODEL
 from sharpmask.training.pyramid_stage import pyramid as pyramid_recipe
 from sharpmask.training.pyramid_stage import train_pyramid
 from sharpmask.training.recipes import change
@@ -30,24 +28,28 @@ def pyramid(
     output: Output,
     init: Annotated[
         str | None,
-        typer.Option(help="Weights of the YOLOX-Nano trunk: file or repository; random without."),
+        typer.Option(
+            help="Weights that the YOLOX-Nano trunk starts from: a file or Hugging Face "
+            "repository. Default: random ones, which take far longer."
+        ),
     ] = None,
     share: Annotated[
         list[str] | None,
         typer.Option(
-            help="SOURCE=FRACTION of the scenes, 0 to 1. A source is what an image entry's "
-            "'source' says. May be given repeatedly."
+            help="SOURCE=SHARE: share of the learning (0 to 1) that photos of this source get. A "
+            "photo's source is the 'source' of its image entry. May be given several times."
         ),
     ] = None,
     keep_source: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out the photos of this source; may be given repeatedly."),
+        typer.Option(help="Leave out the photos of this source; may be given several times."),
     ] = None,
     keep_photos: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Leave so many photos of the other sources out too (kept_back.json names them).",
+            help="Number of photos of the other sources to leave out too, for measuring later; "
+            "kept_back.json names them.",
         ),
     ] = 0,
     settings: Set = None,
@@ -56,18 +58,16 @@ def pyramid(
     precision: Precision = "32-true",
     workers: Workers = 1,
 ) -> None:
-    """A model like the default one, in one stage. It measures nothing on the way."""
+    """A model of the default model's kind, in one stage. It measures nothing on the way."""
     with clear_errors():
-        numbers = change(pyramid_recipe(), settings or [])
+        chosen = change(pyramid_recipe(), settings or [])
         shares = parse_shares(share or [])
         fabric = choose_devices(device, devices, precision)
-        with stop_reported(fabric), StepProgress(numbers) as progress:
-            figures = train_pyramid(
-                train=train, images=images, output=output, init=init, shares=shares,
-                keep_sources=keep_source or (), keep_photos=keep_photos, recipe=numbers,
-                fabric=fabric, workers=workers, report=complain, on_step=progress,
-            )  # fmt: skip
-        show(figures, "validation patches", f"model in {output / MODEL}", fabric)
+        run_training(
+            train_pyramid, recipe=chosen, fabric=fabric, output=output, train=train, images=images,
+            init=init, shares=shares, keep_sources=keep_source or (), keep_photos=keep_photos,
+            workers=workers,
+        )  # fmt: skip
 
 
 def parse_shares(texts: list[str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sharpmask.coco import problems as kinds
-from sharpmask.coco.numbers import identity, shown
+from sharpmask.coco.numbers import identity, integer, shown
 from sharpmask.coco.problems import Problem, refuse
 from sharpmask.coco.records import Entry, ImageEntry, read, read_annotation, read_image_entry
 
@@ -53,6 +53,23 @@ def read_coco(path: Path) -> CocoFile:
         problem = Problem("", kinds.NO_COCO, f"not a JSON file: {error}")
         return CocoFile(path, (), (), (problem,))
     return parse_coco(content, path)
+
+
+def read_image_ids(path: Path) -> list[tuple[str, int]]:
+    """File name and id of each image; the file may lack all the rest.
+
+    Raises:
+        ValueError: The file has no list of images, or one of them no ``file_name`` or integer id.
+        OSError: The file cannot be read.
+    """
+    try:
+        images = json.loads(path.read_bytes())["images"]
+        return [(str(image["file_name"]), integer(image["id"])) for image in images]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected a COCO annotation file whose images have file_name and an integer "
+            f"id ({type(error).__name__}: {error})"
+        ) from None
 
 
 def load_ground_truth(

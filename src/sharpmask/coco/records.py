@@ -9,7 +9,7 @@ from sharpmask.coco import problems as kinds
 from sharpmask.coco.numbers import box, flag, identity, integer, number, shown
 from sharpmask.coco.problems import MIN_AREA, MIN_SIDE, Kind, Problem
 from sharpmask.coco.segmentation import extent, parts_with_area, segmentation_to_rle
-from sharpmask.images import MAX_PIXELS
+from sharpmask.decoding import MAX_PIXELS
 from sharpmask.masks import Rle, rle_areas, rle_boxes
 
 Entry = Mapping[str, Any]

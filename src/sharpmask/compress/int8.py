@@ -25,12 +25,12 @@ def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) 
 
     Args:
         source: A folder that ``export`` wrote for OpenVINO.
-        photos: What the model is for: they decide how numbers are rounded.
+        photos: Of the kind that the model is for; their values set the int8 ranges.
         folder: Where to write; may be ``source``.
 
     Returns:
-        How much the 100 best masks of the photos changed: the mean of each one's IoU with the
-        nearest of the new masks.
+        How alike the masks are before and after: the mean IoU of the 100 best masks of each photo
+        with the most similar new mask.
 
     Raises:
         ValueError: No photos, no OpenVINO model, or nncf is not installed.
@@ -69,7 +69,7 @@ def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) 
 def inputs(
     engine: ExportedEngine, images: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    """What a proposer hands to the encoder, one scale of each image, and to the decoder."""
+    """What the encoder and the decoder are given by a proposer, for one scale of each image."""
     proposer = Proposer(engine)
     scaled: list[np.ndarray] = []
     cells: list[list[np.ndarray]] = []
@@ -85,6 +85,6 @@ def inputs(
 
 
 def likeness(before: ExportedEngine, after: ExportedEngine, image: np.ndarray) -> Any:
-    """Mean IoU of the best masks of one engine with the nearest of the other's."""
+    """Mean IoU of the best masks of one engine with the most similar ones of the other."""
     old, new = (Proposer(engine)(image).rles() for engine in (before, after))
     return rle_iou(old, new).max(axis=1, initial=0).mean() if old else 1.0

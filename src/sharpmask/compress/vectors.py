@@ -15,7 +15,7 @@ from sharpmask.models.sharpmask import SharpMask
 READERS = ("head.score_head.1", "mask_head", "mask_encoding")
 """Linear layers that read the vector."""
 BEST_CELLS = 500
-"""Cells of a photo that count as much as all of its cells together: masks come from such."""
+"""Best cells of a photo; masks are decoded from such, so they weigh as much as all cells."""
 
 
 # Deviation: short-vector
@@ -25,9 +25,9 @@ def shorten_vector(
 ) -> tuple[Model, float]:
     """A model with a shorter vector for each cell: its principal components on photos.
 
-    With a small trunk much of the dense pass makes and reads the vectors of all cells. On photos
-    they lie close to a plane of few dimensions, and what reads them is linear, so the change of
-    coordinates goes into the weights before and behind.
+    With a small trunk, much of the dense pass goes into making and reading the vectors of all
+    cells. On photos the vectors lie close to a plane of few dimensions. The layers that read them
+    are linear, so the change of coordinates is folded into the layers before and after.
 
     Args:
         model: A trained model with head C.
@@ -42,7 +42,9 @@ def shorten_vector(
     """
     deepmask = model.deepmask if isinstance(model, SharpMask) else model
     if type(deepmask.head) is not HeadC:
-        raise ValueError("model: only one with head c can be compressed")
+        raise ValueError(
+            "model: expected a DeepMask or SharpMask with head c; others stay as they are"
+        )
     if not 0 < length < deepmask.vector:
         raise ValueError(f"vector: expected 1 to {deepmask.vector - 1}, got {length}")
     mean, covariance = vector_statistics(model, photos, deepmask.vector)
@@ -72,7 +74,7 @@ def shorten_vector(
 def vector_statistics(
     model: Model, photos: Iterable[UInt8[np.ndarray, "_ _ 3"]], vector: int
 ) -> tuple[Float[Tensor, " v"], Float[Tensor, "v v"]]:
-    """Mean and covariance of the cells' vectors, half of all cells and half of the best."""
+    """Mean and covariance of cells' vectors; all cells and the best ones weigh half each."""
     proposer = Proposer(model, device="cpu")
     counts = np.zeros(2)
     sums = torch.zeros(2, vector, dtype=torch.float64)

@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.mixture import SourceSampler
-from sharpmask.data.patches import PhotoCache, augment, cut
+from sharpmask.data.patches import augment, cut, cut_out, mask_image
+from sharpmask.data.scenes import Scenes
 from sharpmask.geometry import GREY, PyramidGeometry
-from sharpmask.masks import Rle, decode
+from sharpmask.masks import Rle
 
 POSITIVE_OCTAVES, IGNORED_OCTAVES = 0.6, 1.0
 POSITIVE_CELLS, IGNORED_CELLS = 1.0, 2.6
@@ -126,7 +125,7 @@ class SceneObject:
         """The share of each pixel that its visible part covers, times 255."""
         if self._mask is None:
             assert self._rle is not None
-            shape = piece.resample(Image.fromarray(decode(self._rle) * np.uint8(255)))
+            shape = piece.resample(mask_image(self._rle))
             self._mask = np.zeros((side, side), np.uint8)
             self._mask[: shape.height, : shape.width] = np.asarray(shape)
         return self._mask
@@ -139,50 +138,31 @@ class SceneObject:
 
 
 # Deviation: level-scenes
-class LevelSceneDataset(Dataset[Sample]):
+@dataclass(eq=False, repr=False)
+class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
     """Scenes by (epoch, index).
 
     One in four lies anywhere in a completely labelled photo; the others are drawn for an object.
 
-    Args:
-        dataset: Images and objects.
-        geometry: Windows and levels.
-        seed: First key of every draw.
-        scene_size: Side in pixels, in whole cells of the coarsest level.
-        windows: Most windows of a level whose masks are learned.
-        copy_paste: Mean number of objects pasted into a scene.
-        colour_jitter: Strength of ``augment``, 0 for none.
+    ``scene_size`` is a whole number of cells of the coarsest level, ``windows`` the most windows of
+    a level whose masks are learned.
+
+    Attributes:
         shares: Fixed shares of some sources (see ``SourceSampler``).
 
     Raises:
         ValueError: There is no object to learn from, or ``scene_size`` does not fit.
     """
 
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        geometry: PyramidGeometry,
-        *,
-        seed: int,
-        scene_size: int,
-        windows: int,
-        copy_paste: float = 0.0,
-        colour_jitter: float = 0.0,
-        shares: Mapping[str, float] | None = None,
-    ) -> None:
-        if scene_size < 1 or geometry.padded_size(scene_size) != scene_size:
+    shares: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.scene_size < 1 or self.geometry.padded_size(self.scene_size) != self.scene_size:
             raise ValueError(
-                f"scene_size: expected a multiple of {geometry.strides[-1]}, got {scene_size}"
+                f"scene_size: expected a multiple of {self.geometry.strides[-1]}, got "
+                f"{self.scene_size}"
             )
-        self.dataset = dataset
-        self.geometry = geometry
-        self.seed = seed
-        self.scene_size = scene_size
-        self.windows = windows
-        self.copy_paste = copy_paste
-        self.colour_jitter = colour_jitter
-        self.sampler = SourceSampler(dataset, shares or {})
-        self.photo = PhotoCache(dataset)
+        self.sampler = SourceSampler(self.dataset, self.shares or {})
 
     def __getitem__(self, index: tuple[int, int]) -> Sample:
         """Scene (epoch, index)."""
@@ -278,9 +258,7 @@ class LevelSceneDataset(Dataset[Sample]):
         corner = np.rint(rng.uniform(0, piece.size) - np.array(size) / 2).astype(int)
         place = np.concatenate([corner, corner + size]).astype(float)
         inside = place.clip(0, np.tile(piece.size, 2))
-        cutout = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=instance.box)
-        full = Image.fromarray(decode(instance.rle) * np.uint8(255))
-        shape = full.resize(size, Image.Resampling.BILINEAR, box=instance.box)
+        cutout, shape = cut_out(self.photo(number), instance.rle, instance.box, size)
         left, top = corner.tolist()
         photo.paste(cutout, (left, top), shape)
         canvas = Image.new("L", piece.size)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from sharpmask.coco.annotations import CocoDataset, CocoImage
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.geometry import GREY, PatchGeometry
-from sharpmask.masks import decode
+from sharpmask.masks import Rle, decode
 
 CACHE_BYTES = 3 << 30
 """Decoded photos kept by each worker."""
@@ -63,6 +63,21 @@ def cut(
         )
         patch.paste(image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box), (x0, y0))
     return patch
+
+
+def mask_image(rle: Rle) -> Image.Image:
+    """A mask as a grey picture, 255 on the object: what ``cut`` and ``cut_out`` resample."""
+    return Image.fromarray(decode(rle) * np.uint8(255))
+
+
+def cut_out(
+    photo: Image.Image, rle: Rle, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[Image.Image, Image.Image]:
+    """The part of a photo in a box (xyxy), and of an object's mask, at a size (width, height)."""
+    pixels, mask = (
+        image.resize(size, Image.Resampling.BILINEAR, box=box) for image in (photo, mask_image(rle))
+    )
+    return pixels, mask
 
 
 def augment(window: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
@@ -138,8 +153,14 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, float, float, float]]):
 
 
 def cut_window(photo: Image.Image, patch: Patch, geometry: PatchGeometry) -> Image.Image:
-    """The window of a patch, context included; grey outside the photo."""
-    return cut(photo, patch.center, patch.scale, geometry.window_size, GREY)
+    """The window of a patch, context included; grey outside the photo. Yet to be mirrored.
+
+    The network reads the patch ``geometry.shift`` pixels beside the window's middle.
+    """
+    back = geometry.shift / patch.scale
+    x, y = patch.center
+    center = (x + back if patch.flip else x - back, y - back)
+    return cut(photo, center, patch.scale, geometry.window_size, GREY)
 
 
 def cut_mask(
@@ -148,7 +169,7 @@ def cut_mask(
     """The centred object's mask in the patch frame (without context), 0 and 1."""
     if patch.instance is None:
         return np.zeros((size, size), np.uint8)
-    full = Image.fromarray(decode(record.instances[patch.instance].rle) * np.uint8(255))
+    full = mask_image(record.instances[patch.instance].rle)
     # Patch pixels of the target are patch_size / size pixels of the patch.
     target = cut(full, patch.center, patch.scale * size / geometry.patch_size, size, 0)
     return (np.asarray(target) >= 128).astype(np.uint8)

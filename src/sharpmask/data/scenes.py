@@ -5,8 +5,9 @@ a patch teaches one. Objects cut out of other photos are pasted in (Ghiasi et al
 Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sharpmask.coco.annotations import CocoDataset
-from sharpmask.data.patches import PhotoCache, augment, cut
+from sharpmask.data.patches import PhotoCache, augment, cut, cut_out, mask_image
 from sharpmask.data.sampling import (
     MAX_OCTAVES,
     MAX_SHIFT,
@@ -25,14 +26,17 @@ from sharpmask.data.sampling import (
     NEGATIVE_SHIFT,
     InstanceSampler,
 )
-from sharpmask.geometry import GREY, PatchGeometry
-from sharpmask.masks import decode
+from sharpmask.geometry import GREY, PatchGeometry, PyramidGeometry
 
 SCENE_OCTAVES = (-2.75, 1.75)
 """Scales of scenes: a quarter octave beyond those at which photos are read, Zoom^2 included."""
 VISIBLE = 0.5
 """An object of which pasted ones leave less than this share is ignored: neither positive nor
 negative."""
+
+
+Item = TypeVar("Item", covariant=True)
+Geometry = TypeVar("Geometry", PatchGeometry, PyramidGeometry)
 
 
 class SceneBatch(NamedTuple):
@@ -77,9 +81,44 @@ class SceneObject:
     octave: float
     learned: bool
 
+    def mirrored(self, side: int) -> "SceneObject":
+        """The object in the mirror image of a scene of ``side`` pixels."""
+        mask = None if self.mask is None else self.mask[:, ::-1]
+        return replace(self, mask=mask, center=(side - self.center[0], self.center[1]))
+
+
+@dataclass(eq=False, repr=False)
+class Scenes(Dataset[Item], Generic[Item, Geometry]):
+    """What every data set of scenes is made from.
+
+    Attributes:
+        dataset: Images and objects.
+        geometry: Windows of the model.
+        seed: First key of every draw.
+        scene_size: Side in pixels.
+        windows: Most windows whose masks are learned, of a scene or of each of its levels.
+        copy_paste: Mean number of objects pasted into a scene.
+        colour_jitter: Strength of ``augment``, 0 for none.
+    """
+
+    dataset: CocoDataset
+    geometry: Geometry
+    _: KW_ONLY
+    seed: int
+    scene_size: int
+    windows: int
+    copy_paste: float = 0.0
+    colour_jitter: float = 0.0
+
+    @cached_property
+    def photo(self) -> PhotoCache:
+        """Reads the photos."""
+        return PhotoCache(self.dataset)
+
 
 # Deviation: scenes
-class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+@dataclass(eq=False, repr=False)
+class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry]):
     """Scenes by (epoch, index).
 
     One in four lies anywhere in a completely labelled photo, at any scale. The others show an
@@ -87,48 +126,26 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     first, then the object; in one its photo. Where no photo is completely labelled all show an
     object, drawn in turns by category and by photo.
 
-    Args:
-        dataset: Images and objects.
-        geometry: Patch sizes.
-        seed: First key of every draw.
-        scene_size: Side in pixels, a multiple of the stride.
-        windows: Most cells of a scene that the mask head learns from.
-        copy_paste: Mean number of objects pasted into a scene.
-        colour_jitter: Strength of ``augment``, 0 for none.
+    ``scene_size`` is a multiple of the stride, ``windows`` the most cells of a scene that the mask
+    head learns from.
 
     Raises:
         ValueError: There is no object to learn from, or ``scene_size`` does not fit.
     """
 
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        geometry: PatchGeometry,
-        *,
-        seed: int,
-        scene_size: int,
-        windows: int,
-        copy_paste: float = 0.0,
-        colour_jitter: float = 0.0,
-    ) -> None:
-        if scene_size % geometry.stride or scene_size < geometry.patch_size:
+    def __post_init__(self) -> None:
+        geometry = self.geometry
+        if self.scene_size % geometry.stride or self.scene_size < geometry.patch_size:
             raise ValueError(
                 f"scene_size: expected a multiple of {geometry.stride} of at least "
-                f"{geometry.patch_size}, got {scene_size}"
+                f"{geometry.patch_size}, got {self.scene_size}"
             )
-        self.dataset = dataset
-        self.geometry = geometry
-        self.seed = seed
-        self.scene_size = scene_size
-        self.windows = windows
-        self.copy_paste = copy_paste
-        self.colour_jitter = colour_jitter
         largest = 2.0 ** SCENE_OCTAVES[1]
         self.instances = InstanceSampler(
-            dataset, lambda instance: geometry.canonical_scale(np.array(instance.box)) <= largest
+            self.dataset,
+            lambda instance: geometry.canonical_scale(np.array(instance.box)) <= largest,
         )
-        self.complete = [k for k, image in enumerate(dataset.images) if image.complete]
-        self.photo = PhotoCache(dataset)
+        self.complete = [k for k, image in enumerate(self.dataset.images) if image.complete]
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Image, labels, cells (row, column) and masks of scene (epoch, index)."""
@@ -145,6 +162,9 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             self._paste(scene, objects, rng, rng.uniform(first, last))
         if self.colour_jitter:
             scene = augment(scene, rng, self.colour_jitter)
+        if rng.random() < 0.5:
+            scene = scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            objects = [item.mirrored(self.scene_size) for item in objects]
         labels, owners = self._label(objects, self.dataset.images[number].complete)
         cells = np.argwhere(labels > 0)
         if len(cells) > self.windows:
@@ -153,19 +173,18 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             labels[tuple(cells[chosen[self.windows :]].T)] = 0
             cells = cells[chosen[: self.windows]]
         side = self.geometry.patch_size
+        shift = self.geometry.shift
         masks = np.zeros((len(cells), side, side), np.uint8)
-        for target, (row, column) in zip(masks, cells, strict=True):
-            top, left = row * self.geometry.stride, column * self.geometry.stride
-            target[:] = objects[owners[row, column]].mask[top : top + side, left : left + side]
-        pixels = np.asarray(scene)
-        if rng.random() < 0.5:
-            pixels, labels, masks = pixels[:, ::-1], labels[:, ::-1], masks[..., ::-1]
-            cells = cells * [1, -1] + [0, labels.shape[1] - 1]
+        starts = cells * self.geometry.stride + shift + abs(shift)
+        for target, cell, (top, left) in zip(masks, cells, starts, strict=True):
+            # Patches may leave the scene by the shift: nothing is known of their objects there.
+            mask = np.pad(objects[owners[tuple(cell)]].mask, abs(shift))
+            target[:] = mask[top : top + side, left : left + side]
         return (
-            torch.from_numpy(pixels.copy()).permute(2, 0, 1),
-            torch.from_numpy(labels.copy()),
+            torch.from_numpy(np.array(scene)).permute(2, 0, 1),
+            torch.from_numpy(labels),
             torch.from_numpy(cells),
-            torch.from_numpy(masks.copy()),
+            torch.from_numpy(masks),
         )
 
     def _place(
@@ -204,7 +223,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             learned = bool(k < len(image.instances) and abs(octaves[k]) <= MAX_OCTAVES)
             mask = None
             if learned:
-                full = Image.fromarray(decode(image.instances[k].rle) * np.uint8(255))
+                full = mask_image(image.instances[k].rle)
                 mask = np.asarray(cut(full, center, scale, self.scene_size, 0)) >= 128
             x, y = centers[k].tolist()
             objects.append(SceneObject(mask, (x, y), float(octaves[k]), learned))
@@ -226,10 +245,8 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
         corner = round(center[0] - size[0] / 2), round(center[1] - size[1] / 2)
         box = (left, top, right, bottom)
-        photo = self.photo(number).resize(size, Image.Resampling.BILINEAR, box=box)
-        full = Image.fromarray(decode(instance.rle) * np.uint8(255))
-        shape = full.resize(size, Image.Resampling.BILINEAR, box=box)
-        scene.paste(photo, corner, shape)
+        pixels, shape = cut_out(self.photo(number), instance.rle, box, size)
+        scene.paste(pixels, corner, shape)
         canvas = Image.new("L", scene.size)
         canvas.paste(shape, corner)
         mask = np.asarray(canvas) >= 128
@@ -250,7 +267,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         labels = np.full((count, count), -1.0 if complete else 0.0, np.float32)
         owners = np.zeros((count, count), np.int64)
         nearest = np.full((count, count), np.inf)
-        middles = np.arange(count) * geometry.stride + geometry.patch_size / 2
+        middles = np.arange(count) * geometry.stride + geometry.shift + geometry.patch_size / 2
         for number, item in enumerate(objects):
             x, y = item.center
             shift = np.maximum.outer(np.abs(middles - y), np.abs(middles - x))

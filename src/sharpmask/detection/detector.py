@@ -1,12 +1,10 @@
-"""Detection: the regions of a photo are classified, their boxes refined, repeats dropped."""
+"""Detection: regions of a photo are classified, their boxes are refined, repeats are dropped."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from sharpmask import defaults
 from sharpmask.boxes import suppress
@@ -15,14 +13,12 @@ from sharpmask.detection.files import load_classifier
 from sharpmask.detection.proposing import load_proposer
 from sharpmask.detection.regions import Regions
 from sharpmask.engines.load import EngineName
-from sharpmask.images import ImageError, read_image
-from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
-from sharpmask.inference.proposer import Proposer
+from sharpmask.images import ImageError, PhotoLike, read_image
+from sharpmask.inference.batch import find_in_each
+from sharpmask.inference.proposer import GivenPhoto, Proposer
 
 MAX_DETECTIONS = 100
-"""Of one photo, over all categories: COCO counts no more."""
-
-Photo = TypeVar("Photo", bound=str | PathLike[str] | Image.Image | np.ndarray)
+"""Maximum number of detections of a photo, over all categories: COCO counts no more."""
 
 
 class Detector:
@@ -32,10 +28,9 @@ class Detector:
     often looks as much like its class as the whole.
 
     Args:
-        classifier: An R-CNN or Fast R-CNN. It is used as it is: on its own device, and always as
-            in eval mode.
+        classifier: An R-CNN or Fast R-CNN. It stays on its own device, and reads in eval mode.
         proposer: Finds the regions; None if they are always given.
-        suppression: Of two boxes of one category whose IoU exceeds this only the better stays.
+        suppression: Of two boxes of one category whose IoU exceeds this, the better is kept.
         min_score: Detections below are left out; 0.01 or less for measuring Average Precision.
     """
 
@@ -65,6 +60,7 @@ class Detector:
         engine: EngineName = "auto",
         device: str = "auto",
         streams: int = 1,
+        clean: bool = True,
         suppression: float = 0.3,
         min_score: float = defaults.MIN_SCORE,
     ) -> "Detector":
@@ -76,6 +72,7 @@ class Detector:
             engine: What runs the proposer (see ``load_engine``).
             device: Of the proposer: "auto", "cpu" or "cuda".
             streams: Photos read at once (see ``load_engine``).
+            clean: As of a ``Proposer``.
             suppression: As of a ``Detector``.
             min_score: As of a ``Detector``.
 
@@ -86,15 +83,11 @@ class Detector:
         classifier = load_classifier(source)
         proposer = load_proposer(
             classifier.metadata, source, weights=weights, engine=engine, device=device,
-            streams=streams,
+            streams=streams, clean=clean,
         )  # fmt: skip
         return cls(classifier, proposer, suppression=suppression, min_score=min_score)
 
-    def __call__(
-        self,
-        image: str | PathLike[str] | Image.Image | np.ndarray,
-        regions: Regions | None = None,
-    ) -> Detections:
+    def __call__(self, image: PhotoLike, regions: Regions | None = None) -> Detections:
         """Detect objects in one photo.
 
         Args:
@@ -130,7 +123,9 @@ class Detector:
             None if regions.rles is None else tuple(regions.rles[k] for k in chosen),
         )
 
-    def map(self, photos: Iterable[Photo]) -> Iterator[tuple[Photo, Detections | ImageError]]:
+    def map(
+        self, photos: Iterable[GivenPhoto]
+    ) -> Iterator[tuple[GivenPhoto, Detections | ImageError]]:
         """Detect objects in many photos, some at the same time.
 
         A photo that cannot be read costs itself alone: its error takes the place of its detections.
@@ -138,18 +133,10 @@ class Detector:
         Args:
             photos: Paths, PIL images or arrays.
 
-        Yields:
+        Returns:
             Each photo as it was given, in order, with its detections or its error.
         """
-
-        def detect(photo: Photo) -> tuple[Photo, Detections | ImageError]:
-            try:
-                return photo, self(photo)
-            except ImageError as error:
-                return photo, error
-
-        for call in map_ordered(detect, photos, streams_for(MAX_STREAMS)):
-            yield call.result()
+        return find_in_each(self, photos)
 
     def _best(
         self, scores: Float[np.ndarray, " n"], boxes: Float[np.ndarray, "n 4"]

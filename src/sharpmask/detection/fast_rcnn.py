@@ -1,4 +1,4 @@
-"""Fast R-CNN (Girshick 2015): a photo is read once, and each region out of its map."""
+"""Fast R-CNN (Girshick 2015): a photo is read once, and each region is cut out of its map."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,20 +25,20 @@ STRIDE = STRIDES[-1]
 class FastRCNN(nn.Module):
     """Backbone, RoIAlign, two fully connected layers, class and box of each region.
 
-    The last map of the ImageNet net, at stride 32, knows most of classes, that at stride 16 more of
-    places: both are brought to the same width and added.
+    Of the ImageNet net's maps the last, at stride 32, tells classes best, the one at stride 16
+    places. Both are brought to the same width and added.
 
     Args:
         categories: What is told apart, besides background.
-        backbone: One of ``TAILS``; borders are zero, as ImageNet weights were trained.
+        backbone: One of ``TAILS``; it pads with zeros, as it did when it learned ImageNet.
         channels: Width of the map that regions are cut from.
         hidden: Width of the fully connected layers.
-        bins: Side of a region in the map.
-        image_size: Longer side that photos are brought to.
+        bins: Values along each side of a region that is cut from the map.
+        image_size: Pixels of a photo's longer side after it was resized.
 
     Attributes:
-        options: The arguments but the categories: what its file holds of it.
-        metadata: What its file says of it besides.
+        options: All arguments except the categories; its file holds them.
+        metadata: What else its file says.
     """
 
     def __init__(

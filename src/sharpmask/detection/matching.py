@@ -1,4 +1,4 @@
-"""Which regions show which objects, and which categories there are enough objects of."""
+"""Which regions show which objects, and which categories have enough objects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ class Matches:
 
     Attributes:
         overlaps: Largest box IoU with an object of each category.
-        targets: Box (xyxy) of the object that is overlapped most, of any category; the region
+        targets: Box (xyxy) of the object, of any category, that a region overlaps most; the region
             itself where it overlaps none.
-        unsure: Whether it lies where single objects are not labelled: not background.
+        unsure: Whether a region lies where single objects are not labelled; it then is not
+            background either.
     """
 
     overlaps: Float[np.ndarray, "n k"]
@@ -72,7 +73,7 @@ def frequent_categories(
     Args:
         dataset: Photos that are completely labelled.
         min_objects: Categories with fewer objects are left out.
-        names: Those wanted; all, if empty.
+        names: Names of the wanted categories; all if empty.
 
     Raises:
         ValueError: A wanted one is unknown or has too few objects, or none is left.

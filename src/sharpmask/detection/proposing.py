@@ -1,7 +1,7 @@
 """How a detector finds its regions; its proposer is noted in its file, and found again."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,7 @@ from sharpmask.detection.region_sources import (
 from sharpmask.detection.regions import Regions
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.files import cache_folder, fingerprint
-from sharpmask.inference.batch import streams_for
+from sharpmask.inference.batch import Progress, Report, streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.sources import WeightsError, names, resolve, source_fingerprint
 
@@ -26,7 +26,7 @@ Photos = Sequence[tuple[CocoImage, Regions]]
 """Photos and where to look in them."""
 
 NUM_PROPOSALS = 200
-"""Regions of a photo that a detector looks at if nothing else is said."""
+"""Maximum number of regions that a detector looks at in a photo, by default."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Proposing:
 
     Attributes:
         weights: Model that proposes.
-        num_proposals: Most regions of a photo.
+        num_proposals: Maximum number of regions of a photo.
         scales: "default", "zoom" or "zoom2".
         file: COCO results to use instead of the model, for the photos to learn from.
         val_file: The same for those to measure on.
@@ -66,8 +66,8 @@ class Proposing:
         images: Sequence[CocoImage],
         file: Path | None,
         device: str,
-        report: Callable[[str], None],
-        track: Callable[..., Iterable[Any]],
+        report: Report,
+        progress: Progress,
     ) -> Photos:
         """Photos with their regions: from a file, or proposed and kept in the user's cache."""
         streams = streams_for(len(images))
@@ -85,7 +85,7 @@ class Proposing:
                 proposer,
             )
         found = regions_of_all(images, source, streams=streams, report=report)
-        return list(track(found, len(images), "photos proposed"))
+        return list(progress(found, len(images), "photos proposed"))
 
 
 def proposer_note(
@@ -144,6 +144,7 @@ def load_proposer(
     engine: EngineName = "auto",
     device: str = "auto",
     streams: int = 1,
+    clean: bool = True,
 ) -> Proposer:
     """The proposer of a detector, with the settings that it was trained with.
 
@@ -154,6 +155,7 @@ def load_proposer(
         engine: As for ``load_engine``.
         device: As for ``load_engine``.
         streams: As for ``load_engine``.
+        clean: As of a ``Proposer``.
 
     Raises:
         ValueError: The model is not there.
@@ -164,4 +166,5 @@ def load_proposer(
         load_engine(source, engine, device, streams=streams),
         num_proposals=note.get("num_proposals", NUM_PROPOSALS),
         scales=note.get("scales", "default"),
+        clean=clean,
     )

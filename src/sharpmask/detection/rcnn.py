@@ -22,6 +22,7 @@ from sharpmask.detection.matching import match
 from sharpmask.detection.regions import Regions
 from sharpmask.files import fingerprint, replacing_file
 from sharpmask.geometry import GREY
+from sharpmask.inference.batch import Progress, unshown
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.layers import Normalize
 from sharpmask.models.tails import TAILS
@@ -29,18 +30,18 @@ from sharpmask.models.tails import TAILS
 CONTEXT = 16 / 227
 """Border round a region, as a share of the warped square (R-CNN, appendix A: 16 of 227 pixels)."""
 NORM = 20.0
-"""Mean length of a feature vector that the SVMs are given; with it the paper's C fits."""
+"""Mean length to which feature vectors are scaled; the paper's C fits such vectors."""
 SVM_C = 1e-3
 POSITIVE_WEIGHT = 2.0
 NEGATIVE_IOU = 0.3
-"""A region that overlaps every object of a category less is a negative of it (section 2.3)."""
+"""A region whose IoU with every object of a category is below this is a negative (section 2.3)."""
 POSITIVE_IOU = 0.6
-"""A proposal that overlaps an object so much is a positive like the object itself."""
+"""A proposal whose IoU with an object reaches this is a positive, as the object itself is."""
 REGRESSION_IOU = 0.6
-"""Regions that overlap an object so much teach how to move its box (appendix C)."""
+"""Regions whose IoU with an object reaches this teach how to move a box (appendix C)."""
 REGRESSION_PENALTY = 1000.0
 HARD_MARGIN, EASY_MARGIN = -1.0, -1.2
-"""A negative that scores above the first is hard, one below the second is dropped again."""
+"""A negative whose margin is above the first is hard; one below the second is dropped again."""
 FIRST_NEGATIVES = 2000
 MINING_ROUNDS = 4
 BATCH = 64
@@ -76,7 +77,7 @@ class RegionNet(nn.Module):
     """A frozen ImageNet net whose last map is averaged: a vector for each warped region.
 
     Args:
-        backbone: One of ``TAILS``; borders are zero, as ImageNet weights were trained.
+        backbone: One of ``TAILS``; it pads with zeros, as it did when it learned ImageNet.
         warped_size: Side of the warped regions.
     """
 
@@ -122,7 +123,7 @@ class RCNN:
         categories: What is told apart.
         weights: Arrays ``svm`` (K, C), ``svm_bias`` (K,), ``boxes`` (K, 4, C), ``boxes_bias``
             (K, 4).
-        metadata: What its file says of it besides.
+        metadata: What else its file says.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class Examples:
         overlaps: Largest box IoU with an object of each category.
         deltas: What moves the region to the object that it overlaps most.
         objects: Category of an object's own row, -1 for a proposal.
-        unsure: Whether it is not background either: single objects are not labelled there.
+        unsure: Whether a region lies where single objects are not labelled (see ``Matches``).
     """
 
     vectors: Float[np.ndarray, "n c"]
@@ -171,11 +172,11 @@ class Examples:
 
 
 class KeptVectors:
-    """Vectors of photos' regions, kept on the disk: a training that was stopped goes on with them.
+    """Vectors of photos' regions, kept on disk for a training that is stopped and goes on.
 
     Args:
         net: Makes the vectors.
-        folder: Of a file for each photo, named by all that its vectors depend on.
+        folder: Holds a file for each photo, named by all that its vectors depend on.
     """
 
     def __init__(self, net: RegionNet, folder: Path) -> None:
@@ -233,7 +234,7 @@ def train_rcnn(
     categories: Sequence[Category],
     *,
     seed: int = 0,
-    track: Callable[[Sequence[int]], Iterable[int]] = iter,
+    progress: Progress = unshown,
 ) -> RCNN:
     """Fit the SVMs and the box regressors.
 
@@ -242,7 +243,7 @@ def train_rcnn(
         examples: Regions of training photos.
         categories: In the order of the examples' columns.
         seed: Of the first negatives.
-        track: Wraps the list of categories, to show a bar for example.
+        progress: Shows how many categories are done.
 
     Raises:
         ValueError: A category has no object.
@@ -251,7 +252,7 @@ def train_rcnn(
     channels = examples.vectors.shape[1]
     svm = np.zeros((len(categories), channels + 1), np.float32)
     boxes = np.zeros((len(categories), 4, channels + 1), np.float32)
-    for number in track(range(len(categories))):
+    for number in progress(range(len(categories)), len(categories), "categories learned"):
         if not (examples.objects == number).any():
             raise ValueError(f"category {categories[number].name!r} has no object to learn from")
         svm[number] = fit_svm(examples, number, scale, np.random.default_rng((seed, number)))
@@ -298,7 +299,7 @@ def fit_svm(
 
 
 def shown(examples: Examples, number: int, overlap: float) -> Bool[np.ndarray, " n"]:
-    """Proposals that overlap an object of the category so much, and none of another more."""
+    """Proposals whose largest IoU, with an object of this category, reaches ``overlap``."""
     best: Bool[np.ndarray, " n"] = examples.overlaps.argmax(axis=1) == number
     return best & (examples.overlaps[:, number] >= overlap) & (examples.objects < 0)
 
@@ -306,7 +307,7 @@ def shown(examples: Examples, number: int, overlap: float) -> Bool[np.ndarray, "
 def margins_of(
     examples: Examples, rows: Int[np.ndarray, " m"], weights: Float[np.ndarray, " c"], scale: float
 ) -> Float[np.ndarray, " m"]:
-    """The SVM's margin of some examples, a piece of them at a time."""
+    """The SVM's margin of some examples, computed piece by piece."""
     pieces = np.array_split(rows, max(1, len(rows) // 8192))
     vectors = (examples.vectors[piece].astype(np.float32) for piece in pieces)
     return np.concatenate([v @ (weights[:-1] * scale) + weights[-1] for v in vectors])

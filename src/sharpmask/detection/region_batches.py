@@ -20,7 +20,7 @@ REGIONS = 64
 """Regions of a photo in a batch."""
 FOREGROUND_SHARE = 0.25
 FOREGROUND_IOU = 0.5
-"""From this overlap on a region shows its object; below it is background."""
+"""A region whose IoU with an object reaches this shows the object; others are background."""
 SCALE_OCTAVES = 0.5
 """A photo is read up to half an octave smaller or larger than in inference."""
 
@@ -35,7 +35,7 @@ class RegionDataset(Dataset[Item]):
         regions: Of each photo; its objects are added to them.
         categories: The detector's index of each category of the data set that it knows.
         seed: First key of every draw.
-        image_size: Longer side that photos are brought to.
+        image_size: Pixels of a photo's longer side after it was resized.
         colour_jitter: Strength of ``augment``, 0 for none.
 
     Raises:
@@ -104,7 +104,7 @@ def objects_of(image: CocoImage, categories: Mapping[int, int]) -> Float[np.ndar
 def sample_regions(
     matches: Matches, rng: np.random.Generator
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Some regions and their labels, a quarter of them objects; K stands for background."""
+    """Some regions, up to a quarter of them objects, and their labels; K stands for background."""
     categories = matches.overlaps.shape[1]
     best = matches.overlaps.max(axis=1)
     foreground = np.flatnonzero(best >= FOREGROUND_IOU)

@@ -1,7 +1,7 @@
 """Where regions come from: proposals of a model, kept on disk, or of any method, from a file."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,7 @@ from sharpmask.coco.results import ResultsFile
 from sharpmask.detection.regions import Regions
 from sharpmask.files import fingerprint, write_json
 from sharpmask.images import ImageError
-from sharpmask.inference.batch import map_ordered
+from sharpmask.inference.batch import Report, map_ordered
 from sharpmask.inference.proposer import Proposer
 
 
@@ -28,7 +28,7 @@ class FileRegions:
 
     Args:
         path: The file.
-        count: Regions of a photo at most, the best by score.
+        count: Maximum number of regions of a photo, the best by score.
         images: The photos it is meant for.
         report: Is told when it lacks some of them.
 
@@ -36,9 +36,7 @@ class FileRegions:
         ValueError: It is not a results file, holds none of the photos, or several have the same id.
     """
 
-    def __init__(
-        self, path: Path, count: int, images: Sequence[CocoImage], report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, path: Path, count: int, images: Sequence[CocoImage], report: Report) -> None:
         self.results = ResultsFile(path)
         self.count = count
         known = set(self.results.image_ids)
@@ -68,7 +66,7 @@ class FileRegions:
 
 
 class CachedRegions:
-    """Our proposals, computed once and kept on disk, a file for each photo.
+    """Proposals of a model, computed once and kept on disk, a file for each photo.
 
     Args:
         folder: Where; a folder below it is named by all that the proposals depend on.
@@ -99,7 +97,7 @@ def regions_of_all(
     source: RegionSource,
     *,
     streams: int = 1,
-    report: Callable[[str], None],
+    report: Report,
 ) -> Iterator[tuple[CocoImage, Regions]]:
     """Each photo with its regions, in order; one that cannot be read is reported and left out."""
     for image, call in zip(images, map_ordered(source, images, streams), strict=True):

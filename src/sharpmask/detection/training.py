@@ -1,12 +1,12 @@
 """Training of detectors on the regions of a data set's photos."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -21,29 +21,16 @@ from sharpmask.detection.proposing import Photos, Proposing
 from sharpmask.detection.rcnn import KeptVectors, RegionNet, collect, train_rcnn
 from sharpmask.detection.region_batches import RegionDataset, collate_regions
 from sharpmask.evaluation.average_precision import average_precision
+from sharpmask.inference.batch import Progress, Report, silent, unshown
 from sharpmask.models.pretrained import load_backbone
 from sharpmask.models.sources import source_fingerprint
 from sharpmask.training.loop import fit
-from sharpmask.training.origin import (
-    MODEL,
-    Report,
-    StrPath,
-    data_of_run,
-    data_origin,
-    remember,
-    silent,
-)
+from sharpmask.training.origin import MODEL, StrPath, data_of_run, data_origin, remember
 from sharpmask.training.recipes import Recipe, fast_rcnn
 
 Kind = Literal["rcnn", "fast-rcnn"]
-Item = TypeVar("Item")
 MEASURED_SCORE = 0.01
 """Average Precision counts detections down to here."""
-
-
-def unseen(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:  # noqa: ARG001
-    """A ``Track`` that shows nothing."""
-    return items
 
 
 def train_detector(
@@ -62,7 +49,7 @@ def train_detector(
     fabric: Fabric | None = None,
     workers: int = 1,
     report: Report = silent,
-    track: Callable[..., Iterable[Any]] = unseen,
+    progress: Progress = unshown,
     on_step: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
     """R-CNN or Fast R-CNN, names for proposals: what ``sharpmask train detector`` does.
@@ -77,7 +64,7 @@ def train_detector(
         init: ImageNet weights of the backbone: a file or Hugging Face repository.
         val: COCO annotation file to measure Average Precision on.
         kind: "rcnn" (trained in minutes, by one process) or "fast-rcnn".
-        backbone: One of ``BACKBONES``.
+        backbone: One of ``TAILS``.
         categories: Names of those to learn; all if empty.
         min_objects: Categories with fewer objects are left out.
         proposing: How regions are found.
@@ -85,7 +72,7 @@ def train_detector(
         fabric: Device, precision and number of processes; one device if None.
         workers: Processes that prepare data, for "fast-rcnn".
         report: Is told, in a line each, what the data hold and what is left out of them.
-        track: Passes items on and shows how far one is; given items, their number, what they are.
+        progress: Shows how many photos, or categories, are done.
         on_step: Is told after each step of "fast-rcnn" the number of steps done and the loss.
 
     Returns:
@@ -126,7 +113,7 @@ def train_detector(
             **data_origin(data, validation, images),
         }
         remember(output, origin, report=say, write=is_first)
-        find = partial(proposing.regions, device=fabric.device.type, report=say, track=track)
+        find = partial(proposing.regions, device=fabric.device.type, report=say, progress=progress)
         validate = None
         if val and validation:
             validate = detection_figures(val, find(validation.images, proposing.val_file))
@@ -135,7 +122,7 @@ def train_detector(
         if isinstance(net, RegionNet):
             file = fit_rcnn(
                 net.to(fabric.device), photos, data, numbers, output=output, metadata=metadata,
-                seed=recipe.seed, track=track,
+                seed=recipe.seed, progress=progress,
             )  # fmt: skip
             trained = Detector(load_classifier(file), min_score=MEASURED_SCORE)
             return validate(trained) if validate else {}
@@ -191,7 +178,7 @@ def fit_rcnn(
     output: Path,
     metadata: Mapping[str, Any],
     seed: int,
-    track: Callable[..., Iterable[Any]] = unseen,
+    progress: Progress = unshown,
 ) -> Path:
     """Train an R-CNN and write it. A run that was stopped goes on with the photos left.
 
@@ -203,7 +190,7 @@ def fit_rcnn(
         output: Folder of the run.
         metadata: Goes into the file.
         seed: Of the first negatives.
-        track: Passes items on and shows how far one is (see ``train_detector``).
+        progress: Shows how many photos, or categories, are done.
 
     Returns:
         The file.
@@ -214,7 +201,7 @@ def fit_rcnn(
     if not find_spec("sklearn"):
         raise ValueError("R-CNN needs scikit-learn to be trained; pip install 'sharpmask[rcnn]'")
     kept = KeptVectors(net, output / "vectors")
-    examples = collect(kept, track(photos, len(photos), "photos described"), numbers)
+    examples = collect(kept, progress(photos, len(photos), "photos described"), numbers)
     categories = chosen_categories(data, numbers)
     described = len(examples.vectors)
     rcnn = train_rcnn(
@@ -222,7 +209,7 @@ def fit_rcnn(
         examples,
         categories,
         seed=seed,
-        track=lambda items: track(items, len(items), "categories learned"),
+        progress=progress,
     )
     file = output / MODEL
     save_classifier(rcnn, file, metadata={**metadata, "regions": described})
@@ -272,14 +259,8 @@ def fit_fast_rcnn(
         image_size=model.image_size,
         colour_jitter=recipe.colour_jitter,
     )
-
-    def save(figures: dict[str, float], done: int) -> None:
-        counts = {"done": done, "of": recipe.steps}
-        known = {**metadata, "recipe": asdict(recipe), "steps": counts, "validation": figures}
-        save_classifier(model, output / MODEL, metadata=known)
-
     return fit(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model,
         dataset=dataset,
         collate=collate_regions,
         loss=detection_loss,
@@ -290,6 +271,6 @@ def fit_fast_rcnn(
         output=output,
         fabric=fabric,
         workers=workers,
-        save=save,
+        save=lambda known: save_classifier(model, output / MODEL, metadata={**metadata, **known}),
         on_step=on_step,
     )

@@ -128,7 +128,7 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
         input_names, output_names = ["image"], [*scores, *features]
     else:
         free = torch.export.Dim.DYNAMIC
-        shapes = ({0: free}, tuple({2: free, 3: free} for _ in inputs[1:]))
+        shapes = ({0: free}, tuple(dict.fromkeys(free_sides(x), free) for x in inputs[1:]))
         input_names, output_names = ["cells", *feature_names(len(inputs) - 1)], ["masks"]
     file = path.with_suffix(".onnx")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
@@ -150,6 +150,14 @@ def feature_names(count: int) -> list[str]:
     return [f"feature{index}" for index in range(count)]
 
 
+def free_sides(features: Tensor) -> tuple[int, ...]:
+    """Dimensions of features that depend on the image: of a map (1, C, rows, columns), or a list.
+
+    A list is (1, places, C).
+    """
+    return (2, 3) if features.ndim == 4 else (1,)
+
+
 def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Write a half of a model as OpenVINO's .xml and .bin.
 
@@ -164,12 +172,18 @@ def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path:
         raise ValueError(f"export: {error}; pip install 'sharpmask[openvino]'") from None
     # What openvino.convert_model does, but for its sending of usage data.
     frontend = FrontEndManager().load_by_framework("pytorch")
-    traced = TorchScriptPythonDecoder(network, example_input=inputs)  # must outlive the next line
+    traced = TorchScriptPythonDecoder(  # must outlive the next line
+        network,
+        example_input=inputs,
+        trace_kwargs={"check_trace": False},  # ``compare`` checks what comes of it
+    )
     model = frontend.convert(frontend.load(traced))
     if isinstance(network, Encoder):
         shapes = [[-1, -1, 3]]
     else:
-        shapes = [[-1, 3], *([1, x.shape[1], -1, -1] for x in inputs[1:])]
+        shapes = [[-1, 3]]
+        for x in inputs[1:]:
+            shapes.append([-1 if k in free_sides(x) else side for k, side in enumerate(x.shape)])
     model.reshape(
         {place: openvino.PartialShape(s) for place, s in zip(model.inputs, shapes, strict=True)}
     )

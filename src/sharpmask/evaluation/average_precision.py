@@ -1,4 +1,4 @@
-"""COCO's Average Precision of detections, boxes and masks: the twelve numbers, by hotcoco."""
+"""COCO's Average Precision of detections, boxes and masks: its twelve figures, by hotcoco."""
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -30,14 +30,15 @@ def average_precision(
     """COCO's figures of boxes and, if all detections have one, of masks.
 
     Besides ``METRICS`` there is "AP/name" for each category; -1 where a figure has no objects.
-    Categories of one name are one category, as in training; an object of none is left out.
+    Categories of one name are one category, as in training. Objects without a category are left
+    out.
 
     Args:
         annotations: COCO annotation file, every object labelled.
         detections: COCO results: ``image_id``, ``category_id``, ``bbox``, ``score`` and perhaps
             ``segmentation``.
-        categories: Names of those to average over; all of the file, if empty.
-        boxes_only: Leave masks alone, those of the annotations too.
+        categories: Names of the categories to average over; all if empty.
+        boxes_only: Ignore masks, also those of the annotations.
         source: What messages call the detections, such as their file.
 
     Raises:

@@ -79,7 +79,7 @@ class AverageRecall:
         """Count one image. An image without proposals counts too: its objects are missed.
 
         Args:
-            iou: Overlap of every proposal, best score first, with every object that is no crowd.
+            iou: Overlap of every proposal, best score first, with every object that is not a crowd.
                 Values below 1/2 make no difference.
             areas: The objects' areas in square pixels.
         """

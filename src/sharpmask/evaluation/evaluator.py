@@ -22,9 +22,9 @@ from sharpmask.evaluation.average_recall import MAX_PROPOSALS, AverageRecall, Re
 from sharpmask.masks import Rle, boundary_iou, rle_areas, rle_boxes, rle_iou
 
 MIN_IOU = 0.5
-"""Recall looks at no smaller overlap."""
+"""Recall counts no smaller overlap."""
 BOUNDARY_PROPOSALS = 100
-"""Boundary quality looks at this many proposals per image."""
+"""Boundary quality counts this many proposals per image."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _checked_rles(
 
 @contextmanager
 def _blaming(rles: Sequence[Rle], names: Sequence[str]) -> Iterator[None]:
-    """Name the malformed mask if the RLE library refuses a batch."""
+    """If the RLE library refuses a batch, say which mask is malformed."""
     refusals = (TypeError, ValueError, OverflowError)
     try:
         yield

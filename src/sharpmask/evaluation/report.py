@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a JSON file with every number, two plots, a table."""
+"""What an evaluation writes: a JSON file with all figures, two plots, and a table to print."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from sharpmask.evaluation.evaluator import Evaluation
 from sharpmask.files import replacing_file
 
 CURVE_COUNTS = np.unique(np.geomspace(1, MAX_PROPOSALS, 91).round().astype(int))
-"""Numbers of proposals at which the JSON file states the curve of average recall."""
+"""Counts of proposals at which the JSON file states the curve of average recall."""
 
 _COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73")
 

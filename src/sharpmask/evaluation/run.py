@@ -1,7 +1,8 @@
 """Evaluation from start to end: what ``sharpmask evaluate`` does, callable."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,28 @@ from sharpmask.coco.reader import CocoFile, load_ground_truth, no_objects
 from sharpmask.coco.records import ImageEntry
 from sharpmask.coco.results import ResultsFile
 from sharpmask.evaluation.evaluator import Evaluation, ProposalEvaluator, evaluate_results
-from sharpmask.inference.batch import map_ordered, streams_for
+from sharpmask.inference.batch import (
+    Progress,
+    Report,
+    map_ordered,
+    silent,
+    streams_for,
+    unshown,
+)
 from sharpmask.inference.proposer import Proposer
 from sharpmask.stores import is_folder
 
-Progress = Callable[[int, int], None]
-"""Is told how many of how many photos are done."""
-Report = Callable[[str], None]
-"""Is told what ails a photo."""
-
-
-def silent(*_: object) -> None:
-    """Progress and reports that nobody wants."""
-
 
 def evaluate(
-    annotations: Path,
+    annotations: str | PathLike[str],
     *,
-    images: Path | None = None,
+    images: str | PathLike[str] | None = None,
     proposer: Proposer | None = None,
-    proposals: Path | str | None = None,
+    proposals: str | PathLike[str] | None = None,
     boxes_only: bool = False,
     first: int | None = None,
     streams: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = unshown,
     report: Report = silent,
 ) -> Evaluation:
     """Average Recall of a model, or of the proposals of any method.
@@ -46,11 +45,11 @@ def evaluate(
         proposer: Runs the model to score.
         proposals: COCO results to score instead of a model: a JSON file, a Parquet file, or the
             folder of a large run, also an address in a store.
-        boxes_only: Score boxes alone; the annotations then need no masks.
-        first: Only so many images, by id.
-        streams: Photos worked on at once; by default as many as fit the machine.
-        progress: See ``Progress``.
-        report: See ``Report``.
+        boxes_only: Measure boxes only; annotations then need no masks.
+        first: Maximum number of images, those with the lowest ids.
+        streams: Number of photos read at once; by default as many as fit the machine.
+        progress: Shows how many photos are done.
+        report: Is told, in a line each, of photos that cannot be read.
 
     Raises:
         ValueError: The annotations cannot be used or hold no object, no photo can be read, or the
@@ -58,6 +57,7 @@ def evaluate(
     """
     if (proposer is None) == (proposals is None):
         raise ValueError("evaluate: give either a proposer or a file of proposals")
+    annotations = Path(annotations)
     results = open_results(proposals) if proposals else None
     masks = not boxes_only and (results is None or results.has_masks)
     truth = load_ground_truth(annotations, masks=masks, photos=proposer is not None)
@@ -68,12 +68,12 @@ def evaluate(
     if images is None or proposer is None:
         raise ValueError("images: the folder of the photos is needed to run a model")
     return evaluate_model(
-        chosen, images, proposer, boxes_only=boxes_only, streams=streams, progress=progress,
-        report=report,
+        chosen, Path(images), proposer, boxes_only=boxes_only, streams=streams,
+        progress=progress, report=report,
     )  # fmt: skip
 
 
-def open_results(path: Path | str) -> ResultsFile | ParquetResults:
+def open_results(path: str | PathLike[str]) -> ResultsFile | ParquetResults:
     """Proposals in a JSON file, a Parquet file, or a folder of Parquet files.
 
     Raises:
@@ -81,7 +81,7 @@ def open_results(path: Path | str) -> ResultsFile | ParquetResults:
         OSError: They cannot be read.
     """
     if str(path).endswith(".parquet") or is_folder(str(path)):
-        return ParquetResults(path)
+        return ParquetResults(str(path))
     return ResultsFile(Path(path))
 
 
@@ -92,7 +92,7 @@ def evaluate_model(
     *,
     boxes_only: bool = False,
     streams: int | None = 1,
-    progress: Progress = silent,
+    progress: Progress = unshown,
     report: Report = silent,
 ) -> Evaluation:
     """Run a model over the photos of a data set and score it; those it cannot see are missed.
@@ -105,13 +105,12 @@ def evaluate_model(
     evaluator = ProposalEvaluator(masks=not boxes_only)
     problems: list[str] = []
     found = find_all(truth.images, folder, proposer, streams=streams)
-    for done, (image, records, problem) in enumerate(found, 1):
+    for done, (image, records, problem) in enumerate(progress(found, len(truth.images)), 1):
         evaluator.add(image, records)
         problems += [problem] if problem else []
         if len(problems) < done:  # while none could be read, one line will say so
             while problems:
                 report(problems.pop(0))
-        progress(done, len(truth.images))
     evaluation = evaluator.summarize()
     if evaluation.unseen == evaluation.images > 0:
         raise ValueError(

@@ -1,8 +1,5 @@
 """Many photos: some at the same time, each for itself, all records in one file."""
 
-import json
-import os
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +11,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from sharpmask.coco.numbers import integer
+from sharpmask.coco.reader import read_image_ids
 from sharpmask.engines.threads import cores, shared_by
 from sharpmask.files import owned, replacing_file
 from sharpmask.images import ImageError, write_image
 from sharpmask.inference.journal import Journal, Photo, Span
+from sharpmask.inference.picture_names import overlay_paths, refuse_photos
 from sharpmask.selection import Segments
 from sharpmask.writers.writer import Segmented, Writer, write_array
 
@@ -27,6 +25,25 @@ MAX_STREAMS = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Progress = Callable[..., Iterable[Any]]
+"""Passes items on and shows how many are done: see ``unshown`` for what it is given."""
+Report = Callable[[str], object]
+"""Is told of a problem, or of what a user should know, in one line."""
+
+
+def unshown(items: Iterable[Item], total: int, what: str = "photos") -> Iterable[Item]:  # noqa: ARG001
+    """Pass items on and show nothing.
+
+    Args:
+        items: What is worked on.
+        total: How many there are.
+        what: What they are, in the plural.
+    """
+    return items
+
+
+def silent(line: str) -> None:
+    """Report nothing."""
 
 
 def streams_for(count: int) -> int:
@@ -56,6 +73,32 @@ def map_ordered(
                 call.cancel()
 
 
+def find_in_each(
+    find: Callable[[Item], Result], photos: Iterable[Item]
+) -> Iterator[tuple[Item, Result | ImageError]]:
+    """Find something in many photos, some at the same time.
+
+    A photo that cannot be read costs itself alone. Photos are taken, and results kept, only a few
+    ahead of the one that is asked for.
+
+    Args:
+        find: Finds in a photo; threads call it.
+        photos: Whatever ``find`` takes.
+
+    Yields:
+        Each photo as it was given, in order, with what was found or its error.
+    """
+
+    def attempt(photo: Item) -> tuple[Item, Result | ImageError]:
+        try:
+            return photo, find(photo)
+        except ImageError as error:
+            return photo, error
+
+    for call in map_ordered(attempt, photos, streams_for(MAX_STREAMS)):
+        yield call.result()
+
+
 class Found(Protocol):
     """What was found in a photo: proposals or detections."""
 
@@ -70,8 +113,6 @@ class Found(Protocol):
 
 
 Kind = TypeVar("Kind", bound=Found)
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-"""Passes items on, given how many there are, and shows how far they are."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +146,8 @@ def write_records(
     streams: int = 1,
     draw: Callable[[Kind], UInt8[np.ndarray, "h w 3"]] | None = None,
     writers: Sequence[Writer] = (),
-    progress: Progress | None = None,
-    report: Callable[[str], object] = str,
+    progress: Progress = unshown,
+    report: Report = silent,
 ) -> Outcome:
     """Write what is found in all photos that can be read to one file of COCO results.
 
@@ -124,13 +165,13 @@ def write_records(
         draw: Makes a picture of what was found, to be written beside ``file``.
         writers: Write further formats beside ``file``; then proposals must be found.
         progress: Shows how many photos are done.
-        report: Is told of every problem in one line; by default nobody is.
+        report: Is told of every problem.
 
     Raises:
         ValueError: Another run writes to the folder, or ``file`` is one of the photos.
     """
     paths = [photo.path for photo in photos]
-    _refuse_photos(file, paths)
+    refuse_photos([file, _journal(file)], paths)
     pictures = overlay_paths(paths, file.parent) if draw else {}
     undrawn = 0
 
@@ -156,13 +197,9 @@ def write_records(
         left = [photo for photo in photos if not journal.has(photo)]
         if len(left) < len(photos):
             report(f"{len(photos) - len(left)} of {len(photos)} photos were done before")
-        calls: Iterable[tuple[Photo, Future[Any]]] = zip(
-            left, map_ordered(found_in, left, streams), strict=True
-        )
-        if progress:
-            calls = progress(calls, len(left))
+        calls = zip(left, map_ordered(found_in, left, streams), strict=True)
         try:
-            for photo, call in calls:
+            for photo, call in progress(calls, len(left)):
                 try:
                     image_size, records, problem = call.result()
                 except ImageError as error:
@@ -224,9 +261,7 @@ def ids_of(stems: Sequence[str]) -> list[int]:
     return list(range(1, len(stems) + 1))
 
 
-def find_photos(
-    paths: Sequence[Path], annotations: Path, report: Callable[[str], object]
-) -> list[Photo]:
+def find_photos(paths: Sequence[Path], annotations: Path, report: Report) -> list[Photo]:
     """Photos with the ids that an annotation file gives to their file names.
 
     A photo belongs to the image whose ``file_name`` is the end of its path; the longest counts. One
@@ -235,16 +270,8 @@ def find_photos(
     Raises:
         ValueError: The file has no usable list of images, or names none of the photos.
     """
-    try:
-        images = json.loads(annotations.read_bytes())["images"]
-        ids = [(str(image["file_name"]), integer(image["id"])) for image in images]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{annotations}: expected a COCO annotation file whose images have file_name and an "
-            f"integer id ({type(error).__name__}: {error})"
-        ) from None
     by_name: dict[tuple[str, ...], set[int]] = {}
-    for name, image_id in ids:
+    for name, image_id in read_image_ids(annotations):
         by_name.setdefault(PurePosixPath(name).parts, set()).add(image_id)
     photos = []
     for path in paths:
@@ -261,32 +288,6 @@ def find_photos(
     return photos
 
 
-def overlay_paths(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """A PNG for each photo: overlay.png for one, else in overlays/, named after the photo.
-
-    Names that repeat are numbered, names longer than the disk allows are cut, and none is that of a
-    photo which was given.
-    """
-    folder = output if len(paths) == 1 else output / "overlays"
-    taken = _identities(paths)
-    used: set[str] = set()
-    pictures: dict[Path, Path] = {}
-    for path in paths:
-        stem = "overlay" if len(paths) == 1 else _fitting(path.stem, folder)
-        name, copies = f"{stem}.png", 1
-        # Some disks take "A" for "a", and two ways to write "é" for the same.
-        while (
-            _folded(name) in used
-            or _identity(folder / name) in taken
-            or os.path.realpath(folder / name) in taken
-        ):
-            copies += 1
-            name = f"{stem}-{copies}.png"
-        used.add(_folded(name))
-        pictures[path] = folder / name
-    return pictures
-
-
 def _draw(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -297,44 +298,3 @@ def _draw(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
 
 def _journal(file: Path) -> Path:
     return file.with_name(f".{file.name}.journal")
-
-
-def _refuse_photos(file: Path, paths: Sequence[Path]) -> None:
-    """Refuse to write results where a photo lies."""
-    taken = _identities(paths)
-    for path in (file, _journal(file)):
-        if _identity(path) in taken or os.path.realpath(path) in taken:
-            raise ValueError(f"{path}: is one of the photos; give another --output")
-
-
-def _identities(paths: Iterable[Path]) -> set[object]:
-    """Everything by which files can be told, under whatever name."""
-    forms: set[object] = set()
-    for path in paths:
-        forms |= {os.path.realpath(path), _identity(path)}
-    return forms - {None}
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _fitting(stem: str, folder: Path) -> str:
-    """As much of a name as leaves room for a number and ".png"."""
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        longest = os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):
-        longest = 255
-    while len(os.fsencode(stem)) > longest - len("-99999.png"):
-        stem = stem[:-1]
-    return stem

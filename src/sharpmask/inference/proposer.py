@@ -17,8 +17,8 @@ from sharpmask import defaults
 from sharpmask.engines.load import EngineName, engine_of
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, octaves_of
-from sharpmask.images import ImageError, read_image
-from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
+from sharpmask.images import ImageError, PhotoLike, read_image
+from sharpmask.inference.batch import find_in_each
 from sharpmask.proposals import Proposals
 
 if TYPE_CHECKING:  # engines need no torch
@@ -49,9 +49,7 @@ class Level:
     scores: Float[np.ndarray, "rows columns"]
 
 
-Photo = str | PathLike[str] | Image.Image | np.ndarray
-"""A path, a PIL image, or an RGB uint8 array (height, width, 3)."""
-GivenPhoto = TypeVar("GivenPhoto", bound=Photo)
+GivenPhoto = TypeVar("GivenPhoto", bound=PhotoLike)
 
 
 class Proposer:
@@ -73,6 +71,7 @@ class Proposer:
             the one chosen for the model's kind if None.
         suppression: A mask whose IoU with a better one exceeds this is ranked behind all that
             repeat none; 1 leaves the order alone, as the paper does.
+        clean: Reduce each mask to its largest piece, with holes filled.
         image_size: Photos whose longer side exceeds this many pixels are first reduced to it, so
             that the pyramid's scales mean what they mean on COCO. Masks have the photo's own size.
         engine: What runs the model where ``source`` names one; see ``load_engine``.
@@ -93,6 +92,7 @@ class Proposer:
         mask_threshold: float | None = None,
         quality_exponent: float | None = None,
         suppression: float = defaults.SUPPRESSION,
+        clean: bool = True,
         image_size: int = defaults.IMAGE_SIZE,
         engine: EngineName = "auto",
         device: str = "auto",
@@ -122,6 +122,7 @@ class Proposer:
         self.mask_threshold = mask_threshold
         self.quality_exponent = quality_exponent
         self.suppression = suppression
+        self.clean = clean
         self.image_size = image_size
 
     def map(
@@ -135,20 +136,12 @@ class Proposer:
         Args:
             photos: Paths, PIL images or arrays, mixed as you like.
 
-        Yields:
+        Returns:
             Each photo as it was given, in order, with its proposals or its error.
         """
+        return find_in_each(self, photos)
 
-        def propose(photo: GivenPhoto) -> tuple[GivenPhoto, Proposals | ImageError]:
-            try:
-                return photo, self(photo)
-            except ImageError as error:
-                return photo, error
-
-        for call in map_ordered(propose, photos, streams_for(MAX_STREAMS)):
-            yield call.result()
-
-    def __call__(self, image: Photo) -> Proposals:
+    def __call__(self, image: PhotoLike) -> Proposals:
         """Propose objects in one photo.
 
         Args:
@@ -185,7 +178,12 @@ class Proposer:
         scores = sigmoid(scores) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
         order = np.argsort(-scores, kind="stable")
         proposals = Proposals(
-            pixels, scores[order], windows[order], masks[order], self.mask_threshold
+            pixels,
+            scores[order],
+            windows[order],
+            masks[order],
+            self.mask_threshold,
+            clean=self.clean,  # Deviation: one-piece
         )
         if self.suppression == 1:
             return proposals[proposals.areas > 0][: self.num_proposals]

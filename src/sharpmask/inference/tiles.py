@@ -1,20 +1,19 @@
 """Images far larger than a photo: aerial pictures, scans, panoramas."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from os import PathLike
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
-from sharpmask.images import read_image, reduce_image
+from sharpmask.images import PhotoLike, read_image, reduce_image
+from sharpmask.inference.batch import Progress, unshown
 from sharpmask.inference.proposer import Proposer
 from sharpmask.proposals import Proposals
 
 MAX_PIXELS = 2_000_000_000
-"""Larger pictures are refused by their header; decoded this one would take 6 GB."""
+"""Larger images are refused by their header; decoded, one of this size takes 6 GB."""
 SEAM_IOU = 0.7
 """Masks of two tiles whose IoU exceeds this show the same object."""
 
@@ -33,15 +32,15 @@ class TiledProposer:
     """Proposes objects of all sizes in an image of any size.
 
     The image is read in overlapping tiles at full size, at half the size, and so on until one tile
-    holds all of it. What a tile's inner edge cuts lies whole in a neighbour, or, where it is larger
-    than the overlap, at the next level; so it is left out. Of the same object seen in several tiles
-    the best mask is kept.
+    holds all of it. A mask that a tile's inner edge cuts is left out: its object lies whole in a
+    neighbour or, if it is larger than the overlap, in a tile of the next level. An object seen in
+    several tiles keeps its best mask.
 
     Args:
         proposer: Reads the tiles; their side is its ``image_size``.
-        num_proposals: Most masks for the image.
+        num_proposals: Maximum number of proposals for the whole image.
         overlap: Share of a tile that its neighbour reads too.
-        progress: Wraps the list of tiles of each level, to show a bar for example.
+        progress: Shows how many tiles of each level are done.
 
     Raises:
         ValueError: A setting is out of range.
@@ -53,7 +52,7 @@ class TiledProposer:
         *,
         num_proposals: int = 1000,
         overlap: float = 0.25,
-        progress: Callable[[Sequence[Tile]], Iterable[Tile]] = iter,
+        progress: Progress = unshown,
     ) -> None:
         if num_proposals < 1:
             raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
@@ -64,7 +63,7 @@ class TiledProposer:
         self.overlap = overlap
         self.progress = progress
 
-    def __call__(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> Proposals:
+    def __call__(self, image: PhotoLike) -> Proposals:
         """Propose objects in one image.
 
         Beside the image and its halves (a third of it), memory holds one tile and
@@ -85,7 +84,7 @@ class TiledProposer:
         best: list[Proposals] = []
         while True:
             tiles = self.tiles(level.shape[:2])
-            for tile in self.progress(tiles):
+            for tile in self.progress(tiles, len(tiles), "tiles"):
                 best.append(self.read(tile, level, pixels))
                 if sum(map(len, best)) > 2 * self.num_proposals:
                     best = [self.merge(best)]
@@ -116,7 +115,7 @@ class TiledProposer:
         whole = found[~cut(found.boxes, tile, level.shape[:2])]
         factor = np.tile(np.divide(image.shape[1::-1], level.shape[1::-1]), 2)
         windows = (whole.windows + [tile.left, tile.top] * 2) * factor
-        return Proposals(image, whole.scores, windows, whole.patch_masks, whole.mask_threshold)
+        return replace(whole, image=image, windows=windows, encoded=None)
 
     def merge(self, parts: Sequence[Proposals]) -> Proposals:
         """The best of all tiles, each object once."""
@@ -130,7 +129,7 @@ class TiledProposer:
 def cut(
     boxes: Float[np.ndarray, "n 4"], tile: Tile, size: tuple[int, int]
 ) -> Bool[np.ndarray, " n"]:
-    """Which boxes (xyxy, in the tile) touch an edge of the tile that is no edge of the level."""
+    """Which boxes (xyxy, in the tile) touch an inner edge of the tile, not one of the level."""
     touches: Bool[np.ndarray, " n"] = (
         ((boxes[:, 0] <= 0) & (tile.left > 0))
         | ((boxes[:, 1] <= 0) & (tile.top > 0))

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sharpmask import defaults
+from sharpmask.decoding import read_stream
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.engines.threads import at_most
-from sharpmask.images import ImageError, read_image, read_stream
+from sharpmask.images import ImageError, read_image
 from sharpmask.inference.batch import MAX_STREAMS, map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.sources import source_fingerprint
@@ -56,7 +57,7 @@ class Propose:
         cores: Processor cores for one process, which computes as many photos at once; by default
             those that the scheduler gave it (``OMP_NUM_THREADS``, as Ray and Spark set it), else
             all.
-        num_proposals, scales, image_size, mask_threshold, suppression: As of ``Proposer``.
+        num_proposals, scales, image_size, mask_threshold, suppression, clean: As of ``Proposer``.
         engine, device: As of ``load_engine``.
     """
 
@@ -67,6 +68,7 @@ class Propose:
     image_size: int = defaults.IMAGE_SIZE
     mask_threshold: float | None = None
     suppression: float = defaults.SUPPRESSION
+    clean: bool = True
     engine: EngineName = "auto"
     device: str = "auto"
 
@@ -130,6 +132,7 @@ def _loaded(settings: Propose) -> Proposer:
         image_size=settings.image_size,
         mask_threshold=settings.mask_threshold,
         suppression=settings.suppression,
+        clean=settings.clean,
     )
 
 

@@ -1,19 +1,18 @@
 """Which photos a large run is about: a folder, a pattern, or a file that lists them."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from sharpmask.images import SUFFIXES, list_images
-from sharpmask.inference.batch import find_photos
+from sharpmask.inference.batch import Report, find_photos
 from sharpmask.stores import absolute, file_names, is_folder, is_remote, join, matching, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def list_photos(source: str, report: Callable[[str], object]) -> "pa.Table":
+def list_photos(source: str, report: Report) -> "pa.Table":
     """List photos, each once.
 
     Args:
@@ -48,9 +47,7 @@ def list_photos(source: str, report: Callable[[str], object]) -> "pa.Table":
     return pa.table({"path": [*dict.fromkeys(map(_as_text, paths))]})
 
 
-def with_ids_of(
-    photos: "pa.Table", annotations: Path, report: Callable[[str], object]
-) -> "pa.Table":
+def with_ids_of(photos: "pa.Table", annotations: Path, report: Report) -> "pa.Table":
     """The photos that an annotation file names, with the ids that it gives them.
 
     Raises:
@@ -64,7 +61,7 @@ def with_ids_of(
     return pa.table({"path": paths, "id": [photo.image_id for photo in found]})
 
 
-def _in_folder(folder: str, report: Callable[[str], object]) -> list[str]:
+def _in_folder(folder: str, report: Report) -> list[str]:
     if not is_remote(folder):
         return [absolute(str(path)) for path in list_images(folder, report)]
     names = [name for name in file_names(folder) if not name.startswith(".")]
@@ -79,7 +76,7 @@ def _as_text(path: str) -> str:
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _of_parquet(source: str, report: Callable[[str], object]) -> "pa.Table":
+def _of_parquet(source: str, report: Report) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import parquet

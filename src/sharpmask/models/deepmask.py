@@ -5,7 +5,7 @@ every cell, and masks are decoded for the cells one asks for. A patch is an imag
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY, PatchGeometry
 from sharpmask.models.backbones import STRIDES, Backbone, build_backbone
-from sharpmask.models.layers import Conv2d, Normalize, Padding, WindowLinear
+from sharpmask.models.layers import Conv2d, Normalize, Padding, WindowLinear, move_on
 from sharpmask.models.window_net import WindowNet
 
 
@@ -23,7 +23,7 @@ class Features:
     """What one image leaves behind for scores and masks.
 
     Attributes:
-        maps: Backbone maps at strides 2, 4, 8, 16.
+        maps: Backbone maps at strides 2, 4, 8, 16; a window's squares of them lie on each other.
         embedding: The head's map, computed once for all cells.
         laterals: SharpMask's features for its refinement modules, coarse to fine.
     """
@@ -180,7 +180,8 @@ class DeepMask(WindowNet):
         backbone: Features at strides 2, 4, 8, 16.
         head: One of ``HEADS``. "original" reads the backbone directly; the others read a
             bottleneck.
-        geometry: Patch sizes.
+        geometry: Patch sizes, and where the backbone's cells are centred; if None, SharpMask's
+            sizes and what the backbone says.
         bottleneck_channels: Width of the 1x1 convolution after the backbone (F in the paper).
         vector: Length of the vector that stands for a patch.
         score_channels: Width of the score head.
@@ -193,12 +194,13 @@ class DeepMask(WindowNet):
         backbone: Backbone,
         *,
         head: str = "c",
-        geometry: PatchGeometry = SHARPMASK_GEOMETRY,
+        geometry: PatchGeometry | None = None,
         bottleneck_channels: int = 128,
         vector: int = 512,
         score_channels: int = 1024,
     ) -> None:
         super().__init__()
+        geometry = geometry or replace(SHARPMASK_GEOMETRY, cell_offset=backbone.cell_offset)
         if head not in HEADS:
             raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {head!r}")
         self.architecture = {
@@ -248,9 +250,10 @@ class DeepMask(WindowNet):
         )
 
     def read(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The backbone's maps of images (B, 3, H, W), RGB 0..255."""
-        maps: tuple[Tensor, ...] = self.backbone(self.normalize(images))
-        return maps
+        """The backbone's maps of images (B, 3, H, W), RGB 0..255, moved to lie on each other."""
+        maps = self.backbone(self.normalize(images))
+        lags = map(self.geometry.lag, STRIDES)
+        return tuple(move_on(x, lag) for x, lag in zip(maps, lags, strict=True))
 
     def embed(self, maps: tuple[Tensor, ...]) -> Features:
         """Trunk and shared part of the head on the backbone's maps."""
@@ -286,7 +289,7 @@ def build_deepmask(
     *,
     backbone: str = "mobilenet_v2",
     head: str = "c",
-    geometry: Mapping[str, int] | None = None,
+    geometry: Mapping[str, Any] | None = None,
     bottleneck_channels: int = 128,
     vector: int = 512,
     score_channels: int = 1024,
@@ -302,7 +305,8 @@ def build_deepmask(
     Args:
         backbone: One of ``BACKBONES``.
         head: As for ``DeepMask``.
-        geometry: The fields of a ``PatchGeometry``; the head's own if None.
+        geometry: Fields of a ``PatchGeometry``: ``cell_offset`` is the backbone's if left out; the
+            head's own sizes if None.
         bottleneck_channels: As for ``DeepMask``.
         vector: As for ``DeepMask``.
         score_channels: As for ``DeepMask``.
@@ -313,10 +317,14 @@ def build_deepmask(
     Raises:
         ValueError: Unknown backbone, head or padding, or an option that the backbone lacks.
     """
+    trunk = build_backbone(backbone, depths=depths, width=width, padding=padding)
+    offset = trunk.cell_offset
     return DeepMask(
-        build_backbone(backbone, depths=depths, width=width, padding=padding),
+        trunk,
         head=head,
-        geometry=PatchGeometry(**geometry) if geometry else head_geometry(head),
+        geometry=PatchGeometry(**{"cell_offset": offset, **geometry})
+        if geometry
+        else replace(head_geometry(head), cell_offset=offset),
         bottleneck_channels=bottleneck_channels,
         vector=vector,
         score_channels=score_channels,

@@ -26,6 +26,11 @@ def symmetric_pad(
     return torch.cat(columns, dim=3)
 
 
+def move_on(x: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c h w"]:
+    """Move a map by ``cells`` down and right: the mirrored border comes in, the far end goes."""
+    return symmetric_pad(x[:, :, :-cells, :-cells], cells, 0, cells, 0) if cells else x
+
+
 class Normalize(nn.Module):
     """Pixels, RGB 0..255, as nets trained on ImageNet want them."""
 
@@ -113,41 +118,11 @@ def gather_windows(
     reach = torch.arange(size, device=x.device)
     rows = (step * row).clamp(max=height - size)[:, None] + reach
     columns = (step * column).clamp(max=width - size)[:, None] + reach
-    return gather(x, image, rows, columns).permute(0, 3, 1, 2)
-
-
-def gather_centred(
-    x: Float[Tensor, "b c h w"], cells: Int[Tensor, "n 3"], reach: int, step: int
-) -> Float[Tensor, "n c size size"]:
-    """Cut the square that reaches ``reach`` values from ``step * (row, column)`` of each cell.
-
-    What lies beyond the map is zero. Cells are (image, row, column).
-    """
-    height, width = x.shape[2:]
-    image, row, column = cells.unbind(1)
-    offsets = torch.arange(-reach, reach + 1, device=x.device)
-    rows = (step * row)[:, None] + offsets
-    columns = (step * column)[:, None] + offsets
-    inside_rows = (rows >= 0) & (rows < height)
-    inside_columns = (columns >= 0) & (columns < width)
-    inside = inside_rows[:, :, None] & inside_columns[:, None, :]
-    windows = gather(x, image, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
-    return (windows * inside[..., None]).permute(0, 3, 1, 2)
-
-
-def gather(
-    x: Float[Tensor, "b c h w"],
-    image: Int[Tensor, " n"],
-    rows: Int[Tensor, "n s"],
-    columns: Int[Tensor, "n s"],
-) -> Float[Tensor, "n s s c"]:
-    """The values of a map at the crossings of rows and columns, for each of n windows."""
-    batch, channels, height, width = x.shape
     # One index into a list of places: its gradient needs no more room than the map itself.
     places = (image[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
-    values = x.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
+    values = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     windows = values.index_select(0, places.flatten())
-    return windows.reshape(rows.shape[0], rows.shape[1], rows.shape[1], channels)
+    return windows.reshape(-1, size, size, x.shape[1]).permute(0, 3, 1, 2)
 
 
 class WindowLinear(nn.Conv2d):

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.geometry import PyramidGeometry
-from sharpmask.models.layers import Normalize, Padding, gather_centred
+from sharpmask.models.layers import Normalize, Padding
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
 
@@ -31,28 +31,22 @@ class PyramidFeatures:
 
     Attributes:
         vectors: (B, V, rows, columns) of each level: what stands for the window of each cell.
-        coarse: What windows read at the refinement's first step, for each level.
-        fine: What they read at later steps, in the order of ``SharpMaskPyramid.fine_maps``; levels
-            share them.
+        steps: (B, places, C) for each step of the refinement: what windows read at it. The places
+            of all levels in order, row by row; then one of zeros for all that lies outside.
     """
 
     vectors: tuple[Tensor, ...]
-    coarse: tuple[Tensor, ...]
-    fine: tuple[Tensor, ...]
+    steps: tuple[Tensor, ...]
 
     @classmethod
     def of(cls, maps: Sequence[Tensor]) -> "PyramidFeatures":
         """Features from all their maps in order."""
-        return cls(
-            tuple(maps[:NUM_LEVELS]),
-            tuple(maps[NUM_LEVELS : 2 * NUM_LEVELS]),
-            tuple(maps[2 * NUM_LEVELS :]),
-        )
+        return cls(tuple(maps[:NUM_LEVELS]), tuple(maps[NUM_LEVELS:]))
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
         """All of them in order."""
-        return (*self.vectors, *self.coarse, *self.fine)
+        return (*self.vectors, *self.steps)
 
 
 class LevelFeatures(nn.Module):
@@ -235,7 +229,7 @@ class SharpMaskPyramid(SavedNet):
             VerticalStep(mask_channels[max(0, step - 1)], width, doubles=step > 0)
             for step, width in enumerate(mask_channels)
         )
-        self.predict = nn.Conv2d(mask_channels[-1], 1, 3, padding=1)
+        self.predict = nn.Conv2d(mask_channels[-1], 1, 1)
         nn.init.constant_(self.predict.bias, -1.0)  # type: ignore[arg-type]
 
     @classmethod
@@ -253,19 +247,27 @@ class SharpMaskPyramid(SavedNet):
         strides = range(NUM_LEVELS)
         return [k for k in steps if any(self.stride_of(level, k) == stride for level in strides)]
 
-    @property
-    def fine_maps(self) -> list[tuple[int, int]]:
-        """Stride and step of each fine map that windows read."""
-        return [(stride, step) for stride in MAP_STRIDES for step in self.steps_at(stride)]
-
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> PyramidFeatures:
         """Read images, RGB 0..255, sides in whole cells of the coarsest level (multiples of 64)."""
         features: FeatureMaps = self.backbone(self.normalize(images))
         levels = self.levels(features)
-        pairs = zip(self.laterals, features.maps, strict=True)
-        fine = [x for lateral, maps in pairs for x in lateral(maps)]
-        coarse = [self.level_lateral(level) for level in levels]
-        return PyramidFeatures(self.head(levels), tuple(coarse), tuple(fine))
+        fine = {
+            (stride, step): x
+            for stride, lateral, maps in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
+            for step, x in zip(self.steps_at(stride), lateral(maps), strict=True)
+        }
+        steps = [flatten([self.level_lateral(level) for level in levels])]
+        for step in range(1, self.geometry.doublings + 1):
+            maps = [fine[self.stride_of(level, step), step] for level in range(NUM_LEVELS)]
+            for level in range(NUM_LEVELS):
+                if self.is_doubled(level, step):
+                    maps[level] = double(maps[level])
+            steps.append(flatten(maps))
+        return PyramidFeatures(self.head(levels), tuple(steps))
+
+    def is_doubled(self, level: int, step: int) -> bool:
+        """Whether a level's samples at a step are finer than the finest map."""
+        return self.geometry.strides[level] >> step < MAP_STRIDES[0]
 
     def score(self, features: PyramidFeatures) -> list[Float[Tensor, "b rows columns"]]:
         """Score logits of all cells of each level: the IoU to expect of the cell's mask."""
@@ -275,44 +277,31 @@ class SharpMaskPyramid(SavedNet):
         self, features: PyramidFeatures, cells: Int[Tensor, "n 4"]
     ) -> Float[Tensor, "n s s"]:
         """Mask logits of the windows at cells (image, level, row, column)."""
-        # Every level takes part, also without windows: a graph that other runtimes can hold.
-        mine = cells[:, 1:2] == torch.arange(NUM_LEVELS, device=cells.device)
-        parts = [
-            self.read_windows(features, level, cells[mine[:, level]][:, [0, 2, 3]])
-            for level in range(NUM_LEVELS)
-        ]
-        windows = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-        # A window comes after all of lower levels and the earlier ones of its own.
-        counts = mine.sum(dim=0)
-        places = (mine * (counts.cumsum(0) - counts + mine.cumsum(0) - 1)).sum(dim=1)
-        return self.refine(windows)[places]
+        grid = self.geometry.grid
+        sizes = [vectors.shape[2:] for vectors in features.vectors]
+        vectors = read_places(flatten(features.vectors), sizes, cells, reach=0)
+        encoding = self.mask_encoding(vectors.flatten(1)).unflatten(1, (-1, grid, grid))
+        windows = [self.read_windows(features, step, cells) for step in range(len(features.steps))]
+        return self.refine(encoding, windows)
 
     def read_windows(
-        self, features: PyramidFeatures, level: int, cells: Int[Tensor, "n 3"]
-    ) -> list[Tensor]:
-        """What the refinement needs of one level's cells (image, row, column).
+        self, features: PyramidFeatures, step: int, cells: Int[Tensor, "n 4"]
+    ) -> Float[Tensor, "n c t t"]:
+        """What the refinement reads at a step in the windows of cells."""
+        sizes = [
+            [side * 2**step - int(self.is_doubled(level, step)) for side in vectors.shape[2:]]
+            for level, vectors in enumerate(features.vectors)
+        ]
+        centres = cells * torch.tensor([1, 1, 2**step, 2**step], device=cells.device)
+        reach = self.geometry.reach << step
+        return read_places(features.steps[step], sizes, centres, reach)
 
-        Returns:
-            The mask encoding (n, m, 11, 11), then the laterals of each step.
-        """
-        geometry = self.geometry
-        image, row, column = cells.unbind(1)
-        vectors = features.vectors[level][image, :, row, column]
-        encoding = self.mask_encoding(vectors).unflatten(1, (-1, geometry.grid, geometry.grid))
-        fine = dict(zip(self.fine_maps, features.fine, strict=True))
-        windows = [encoding, gather_centred(features.coarse[level], cells, geometry.reach, 1)]
-        for step in range(1, geometry.doublings + 1):
-            stride = self.stride_of(level, step)
-            apart = geometry.strides[level] // stride
-            window = gather_centred(fine[stride, step], cells, apart * geometry.reach, apart)
-            windows.append(window if apart == 2**step else double(window))
-        return windows
-
-    def refine(self, windows: Sequence[Tensor]) -> Float[Tensor, "n s s"]:
-        """Mask logits from a mask encoding and the laterals of each step."""
-        mask, *laterals = windows
-        mask = F.relu(mask)
-        for step, lateral in zip(self.refinement, laterals, strict=True):
+    def refine(
+        self, encoding: Float[Tensor, "n m g g"], windows: Sequence[Tensor]
+    ) -> Float[Tensor, "n s s"]:
+        """Mask logits from a mask encoding and what windows read at each step."""
+        mask = F.relu(encoding)
+        for step, lateral in zip(self.refinement, windows, strict=True):
             mask = step(mask, lateral)
         return self.predict(mask).squeeze(1)  # type: ignore[no-any-return]
 
@@ -343,10 +332,48 @@ def build_pyramid(
     return SharpMaskPyramid(TRUNKS[trunk](width=width, padding=padding), **options)
 
 
-def double(x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n c t t"]:
+def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "b places c"]:
+    """The places of all maps (B, C, rows, columns) in order, and one of zeros."""
+    lists = [x.flatten(2).transpose(1, 2) for x in maps]
+    return torch.cat([*lists, torch.zeros_like(lists[0][:, :1])], dim=1)
+
+
+def read_places(
+    flat: Float[Tensor, "b places c"],
+    sizes: Sequence[Sequence[int]],
+    cells: Int[Tensor, "n 4"],
+    reach: int,
+) -> Float[Tensor, "n c side side"]:
+    """Cut squares out of flattened maps; what lies beyond a map is zero.
+
+    Args:
+        flat: Made by ``flatten``.
+        sizes: Rows and columns of each map.
+        cells: Image, map, row and column of the squares' centres.
+        reach: Places from the centre to each side.
+    """
+    image, number, row, column = cells[..., None].unbind(1)
+    height = width = start = torch.zeros_like(number)
+    for k, (rows, columns) in enumerate(sizes):
+        height = height + (number == k) * rows
+        width = width + (number == k) * columns
+        start = start + (number > k) * (rows * columns)
+    offsets = torch.arange(-reach, reach + 1, device=cells.device)
+    y, x = row + offsets, column + offsets
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    batch, places, channels = flat.shape
+    index = torch.where(inside, (start + y * width)[:, :, None] + x[:, None, :], places - 1)
+    index = index + (image * places)[..., None]
+    # One index into a list of places: its gradient needs no more room than the maps themselves.
+    values = flat.reshape(batch * places, channels).index_select(0, index.flatten())
+    side = 2 * reach + 1
+    return values.reshape(-1, side, side, channels).permute(0, 3, 1, 2)
+
+
+def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c hd wd"]:
     """From s to 2 s - 1 samples a side: each stays, their means come between."""
-    side = 2 * x.shape[-1] - 1
-    return F.interpolate(x, (side, side), mode="bilinear", align_corners=True)
+    size = [2 * side - 1 for side in x.shape[2:]]
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 def start(layer: nn.Module, deviation: float = 1.0) -> None:

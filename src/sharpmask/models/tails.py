@@ -9,13 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sharpmask.models.backbones import (
-    BasicBlock,
-    Bottleneck,
-    InvertedResidual,
-    MobileNetV2,
-    conv_relu6,
-)
+from sharpmask.models.backbones import MobileNetV2
+from sharpmask.models.blocks import BasicBlock, Bottleneck, InvertedResidual, conv_relu6
 from sharpmask.models.layers import Padding
 
 

@@ -136,7 +136,8 @@ class WindowNet(SavedNet):
             features = self.encode(images)
             return self.decode(features, cells), self.score(features)
         features = self.encode_patches(images)
-        return self.decode(features, patch_cells(len(images))), self.score(features)[:, 0, 0]
+        cells = patch_cells(len(images)).to(images.device)
+        return self.decode(features, cells), self.score(features)[:, 0, 0]
 
 
 Net = TypeVar("Net", bound=SavedNet)

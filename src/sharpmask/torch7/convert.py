@@ -171,7 +171,7 @@ def layers(module: TorchObject, path: str) -> Iterator[Layer]:
         elif last and kind in NORMS and found == {"weight", "bias", "running_mean", "running_var"}:
             eps = leaf.fields.get("eps", 1e-5)
             if not isinstance(eps, float):
-                raise Torch7Error(f"{place}: eps is no number")
+                raise Torch7Error(f"{place}: eps must be a number")
             gain = array(leaf, "weight", place) / np.sqrt(array(leaf, "running_var", place) + eps)
             shift = array(leaf, "bias", place) - array(leaf, "running_mean", place) * gain
             affine(last, gain, shift)
@@ -235,7 +235,7 @@ def number(source: TorchObject, key: str) -> int:
     """A field that must be a whole number."""
     value = source.fields.get(key)
     if not isinstance(value, float) or not value.is_integer():
-        raise Torch7Error(f"{source.class_name}: {key} is no whole number")
+        raise Torch7Error(f"{source.class_name}: {key} must be a whole number")
     return int(value)
 
 
@@ -248,7 +248,7 @@ def array(source: TorchObject, key: str, path: str) -> Array:
     """A parameter tensor. Refused unless contiguous: a view that repeats may claim any size."""
     value = source.fields[key]
     if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
-        raise Torch7Error(f"{path}: {key} is no contiguous tensor")
+        raise Torch7Error(f"{path}: {key} must be a contiguous tensor")
     return value
 
 

@@ -54,7 +54,7 @@ class Torch7Error(ValueError):
 
 @dataclass(eq=False)
 class TorchObject:
-    """A Lua object that is no tensor or storage; equal only to itself, as in Lua.
+    """A Lua object other than a tensor or storage; equal only to itself, as in Lua.
 
     A function becomes a ``TorchObject`` of class "function" without fields: its code is dropped.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def fit(
     output: Path,
     fabric: Fabric,
     workers: int = 1,
-    save: Callable[[dict[str, float], int], None] | None = None,
+    save: Callable[[dict[str, Any]], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
     """Train what requires a gradient; resume if ``output`` holds a checkpoint of the same recipe.
@@ -81,9 +82,9 @@ def fit(
         output: Folder of the run. Only one run may write there: see ``files.owned``.
         fabric: Launched; device, precision and number of processes.
         workers: Processes that prepare data.
-        save: Writes the model, called with every checkpoint and at the end, while the model holds
-            the averaged weights; given the figures of this step, empty if it was not validated,
-            and the number of steps done.
+        save: Writes the model; called with every checkpoint and at the end, while the model holds
+            the averaged weights. It is given what the file should tell: the recipe, the steps, and
+            the figures of this step, empty if it was not validated.
         on_step: Is told after each step the number of steps done and the loss, for a display.
 
     Returns:
@@ -135,7 +136,7 @@ def fit(
                         figures = validate(model)
                         log.write(done, {f"val_{name}": value for name, value in figures.items()})
                     if save:
-                        save(figures if validated else {}, done)
+                        save(learned(recipe, done, figures if validated else {}))
             fabric.barrier()
             if stop and done < recipe.steps:
                 raise Stopped(stop, stopped_text(stop.name, done, recipe, output))
@@ -145,8 +146,14 @@ def fit(
     if start == recipe.steps and is_first:
         figures = validate(model) if validate else {}
         if save:
-            save(figures, start)
+            save(learned(recipe, start, figures))
     return figures
+
+
+def learned(recipe: Recipe, done: int, figures: dict[str, float]) -> dict[str, Any]:
+    """What a model's file tells of its training after ``done`` steps."""
+    steps = {"done": done, "of": recipe.steps}
+    return {"recipe": asdict(recipe), "steps": steps, "validation": figures}
 
 
 def loader(

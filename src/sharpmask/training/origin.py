@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from sharpmask.coco.annotations import CocoDataset, leave_out_unreadable, load_coco
 from sharpmask.files import fingerprint, owned, write_json
+from sharpmask.inference.batch import Report, silent
 from sharpmask.models.window_net import SavedNet
 from sharpmask.training.checkpoint import previous
 from sharpmask.training.loop import CHECKPOINT
@@ -20,12 +21,6 @@ ORIGIN = "origin.json"
 MODEL = "model.safetensors"
 
 StrPath = str | PathLike[str]
-Report = Callable[[str], None]
-"""Is told, in one line, what a user should know of."""
-
-
-def silent(line: str) -> None:
-    """Report nothing."""
 
 
 def train_on_files(

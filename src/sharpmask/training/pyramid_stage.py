@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,13 @@ from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.level_scenes import LevelSceneBatch, LevelSceneDataset, collate_level_scenes
 from sharpmask.data.mixture import keep_back
 from sharpmask.files import write_json
-from sharpmask.models.pretrained import load_trunk
+from sharpmask.inference.batch import Report, silent
+from sharpmask.models.pretrained import load_trunk, save
 from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
 from sharpmask.models.sources import source_fingerprint
 from sharpmask.training.loop import fit
-from sharpmask.training.origin import (
-    MODEL,
-    Report,
-    StrPath,
-    objects_in,
-    silent,
-    train_on_files,
-)
+from sharpmask.training.origin import MODEL, StrPath, objects_in, train_on_files
 from sharpmask.training.recipes import Recipe, deepmask
-from sharpmask.training.stages import save_learned
 
 
 def pyramid() -> Recipe:
@@ -152,16 +144,7 @@ def fit_pyramid(
     """
     for layer in model.backbone.layers_to(recipe.frozen_stride):
         layer.requires_grad_(False)
-    scenes = LevelSceneDataset(
-        data,
-        model.geometry,
-        seed=recipe.seed,
-        scene_size=recipe.scene_size,
-        windows=recipe.scene_windows,
-        copy_paste=recipe.copy_paste,
-        colour_jitter=recipe.colour_jitter,
-        shares=shares,
-    )
+    scenes = LevelSceneDataset(data, model.geometry, shares=shares, **recipe.scenes())
 
     def loss(network: nn.Module, batch: LevelSceneBatch) -> dict[str, Tensor]:
         images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -171,8 +154,9 @@ def fit_pyramid(
     counts = {
         "photos": len(data.images), "objects": objects_in(data), "shares": dict(shares or {})
     }  # fmt: skip
+    told = {"data": counts, **(known or {})}
     return fit(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model,
         dataset=scenes,
         collate=collate_level_scenes,
         loss=loss,
@@ -181,9 +165,7 @@ def fit_pyramid(
         output=output,
         fabric=fabric,
         workers=workers,
-        save=partial(
-            save_learned, model, output / MODEL, recipe, {"data": counts, **(known or {})}
-        ),
+        save=lambda learned: save(model, output / MODEL, metadata={**told, **learned}),
         on_step=on_step,
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
-from typing import Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from sharpmask.data.sampling import Batches
 
@@ -79,6 +79,13 @@ class Recipe:
             return 1.0 if epoch < 51 else 0.5 if epoch < 121 else 0.1
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         return warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def scenes(self) -> dict[str, Any]:
+        """The arguments of ``Scenes`` that the recipe sets."""
+        return {
+            "seed": self.seed, "scene_size": self.scene_size, "windows": self.scene_windows,
+            "copy_paste": self.copy_paste, "colour_jitter": self.colour_jitter,
+        }  # fmt: skip
 
 
 def deepmask() -> Recipe:

@@ -1,7 +1,6 @@
 """The two stages of training: DeepMask, then the refinement on top of it (section 3.3)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,15 @@ from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
 from sharpmask.geometry import PatchGeometry
+from sharpmask.inference.batch import Report, silent
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.pretrained import PatchModel, build, load, load_backbone, save
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import source_fingerprint
-from sharpmask.models.window_net import SavedNet
 from sharpmask.training import recipes
 from sharpmask.training.loop import fit
 from sharpmask.training.losses import patch_loss, scene_loss
-from sharpmask.training.origin import (
-    MODEL,
-    Report,
-    StrPath,
-    objects_in,
-    silent,
-    train_on_files,
-)
+from sharpmask.training.origin import MODEL, StrPath, objects_in, train_on_files
 from sharpmask.training.patch_metrics import measure_patches
 from sharpmask.training.recipes import Recipe
 
@@ -206,7 +198,7 @@ def train_stage(
         validate = validator(validation, model.geometry, VALIDATION_OBJECTS, fabric)
     counts = {"photos": len(data.images), "objects": objects_in(data)}
     return fit(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model,
         dataset=dataset,
         collate=make_batch,
         loss=loss,
@@ -215,27 +207,9 @@ def train_stage(
         output=output,
         fabric=fabric,
         workers=workers,
-        save=partial(save_learned, model, output / MODEL, recipe, {"data": counts}),
+        save=lambda known: save(model, output / MODEL, metadata={"data": counts, **known}),
         on_step=on_step,
     )
-
-
-def save_learned(
-    model: SavedNet,
-    path: Path,
-    recipe: Recipe,
-    known: Mapping[str, Any],
-    figures: Mapping[str, float],
-    done: int,
-) -> None:
-    """Write a model after ``done`` steps, with all that is known of how it learned."""
-    metadata = {
-        "recipe": asdict(recipe),
-        **known,
-        "steps": {"done": done, "of": recipe.steps},
-        "validation": figures,
-    }
-    save(model, path, metadata=metadata)
 
 
 def samples(
@@ -243,16 +217,7 @@ def samples(
 ) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
     """The patches or scenes that a recipe asks for, and what makes a batch of them."""
     if recipe.batches == "scenes":
-        scenes = SceneDataset(
-            data,
-            model.geometry,
-            seed=recipe.seed,
-            scene_size=recipe.scene_size,
-            windows=recipe.scene_windows,
-            copy_paste=recipe.copy_paste,
-            colour_jitter=recipe.colour_jitter,
-        )
-        return scenes, collate_scenes
+        return SceneDataset(data, model.geometry, **recipe.scenes()), collate_scenes
     if recipe.batches == "regions":
         raise ValueError("batches: regions are what detectors learn from; use scenes")
     sampler = PatchSampler(

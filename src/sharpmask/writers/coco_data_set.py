@@ -19,7 +19,7 @@ class CocoWriter(Writer):
     A ``file_name`` is relative to the folder that all photos lie in, which ``info`` names.
 
     Args:
-        destination: Where.
+        destination: Where to write.
         polygons: Write polygons instead of compressed RLE. A polygon's holes are filled; box and
             area are those of the polygon.
     """

@@ -10,7 +10,7 @@ class CutoutWriter(Writer):
     """``cutouts/NAME/001.png`` and so on: RGBA, cropped to the mask's box, the best mask first.
 
     Args:
-        destination: Where.
+        destination: Where to write.
         feather: Pixels over which the edge fades; 0 is a hard edge.
     """
 

@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file a photo."""
+"""LabelMe: one JSON file per photo."""
 
 import base64
 import os
@@ -15,13 +15,13 @@ _VERSION = "5.4.1"  # the first release of LabelMe with shapes of the type "mask
 
 
 class LabelmeWriter(Writer):
-    """``labelme/NAME.json``: open it, or the photos with ``labelme PHOTOS --output .../labelme``.
+    """``labelme/NAME.json``: open one, or all with ``labelme PHOTOS --output .../labelme``.
 
-    A mask's score is in its description. Nothing is written beside the photos: what lies there may
-    be somebody's work.
+    A mask's score is in its description. Nothing is written beside the photos, where somebody's own
+    labels may lie.
 
     Args:
-        destination: Where.
+        destination: Where to write.
         polygons: Write polygons instead of masks; holes are filled, the pieces of one mask share
             their ``group_id``.
     """

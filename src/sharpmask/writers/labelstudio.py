@@ -17,7 +17,7 @@ from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, writ
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files of a storage "Local files"."""
 _RUN_BITS = (5, 9, 12, 16)
-"""Sizes of a run's length."""
+"""In how many bits the length of a run may be written."""
 _CHANNELS = 4  # of a brush's picture: red, green, blue, alpha
 
 _CONFIG = """\
@@ -37,10 +37,10 @@ class LabelStudioWriter(Writer):
     every pixel; a polygon is the largest piece with its holes filled, and can be edited by points.
 
     Args:
-        destination: Where.
+        destination: Where to write.
         polygons: Write polygons instead of brush masks.
-        address: What Label Studio puts before a photo's path, which is relative to the folder that
-            all photos lie in: that of a local storage, or the address of a web server.
+        address: Stands in the tasks before each photo's path, which is relative to the folder that
+            all photos lie in: Label Studio's address of a local storage, or that of a web server.
     """
 
     def __init__(
@@ -101,9 +101,10 @@ def _polygon(rle: Rle) -> dict[str, Any]:
 def brush_rle(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     """A mask in Label Studio's run lengths: a stream of bits, as bytes.
 
-    The stream holds a picture of four channels, 255 where the mask is. It starts with the count of
-    values (32 bits), the bits of a value less one (5) and four sizes less one (4 each). A run is a
-    1, the index of its size (2 bits), its length less one in so many bits, and its value.
+    The stream holds a picture of four channels, 255 where the mask is. It begins with the count of
+    values (32 bits), the bits of a value (5 bits) and the four ``_RUN_BITS`` (4 bits each), the
+    last two kinds less one. Each run is a bit of 1, the index of its ``_RUN_BITS`` (2 bits), its
+    length less one in that many bits, and its value (8 bits).
     """
     values = mask.ravel()
     edges = np.flatnonzero(values[1:] != values[:-1]) + 1

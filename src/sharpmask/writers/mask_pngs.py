@@ -13,11 +13,12 @@ from sharpmask.writers.writer import Destination, Segmented, Writer
 class MaskWriter(Writer):
     """``masks/``: ``indexed/NAME.png``, and ``single/NAME/001.png`` and so on, the best first.
 
-    Pixel k of the indexed picture belongs to mask k, 0 to none; where masks overlap, the best is on
-    top. It has a palette, or 16 bits of grey if there are more than 255 masks.
+    A pixel of the indexed picture with the value k belongs to mask k, with the value 0 to none;
+    where masks overlap, the best is on top. The picture has a palette, or 16 bits of grey if there
+    are more than 255 masks.
 
     Args:
-        destination: Where.
+        destination: Where to write.
     """
 
     def __init__(self, destination: Destination) -> None:

@@ -1,4 +1,4 @@
-"""Parquet: a row a photo, its proposals nested; for tables of many photos."""
+"""Parquet: one row per photo, its proposals nested; for tables of many photos."""
 
 import os
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class ParquetWriter(Writer):
     whose size is [height, width].
 
     Args:
-        destination: Where.
+        destination: Where to write.
 
     Raises:
         ValueError: pyarrow is not installed.
@@ -50,7 +50,7 @@ class ParquetWriter(Writer):
 
 
 def schema() -> "pyarrow.Schema":
-    """Columns and their types; said explicitly, so that files without proposals are of it too."""
+    """Columns and their types, stated so that files without proposals have them too."""
     import pyarrow as pa
 
     proposal = pa.struct(

@@ -16,7 +16,7 @@ from sharpmask.selection import Segments
 LABEL = "object"
 """Name of the one category."""
 _NAME_BYTES = 120
-"""Of a name; with what writers add it fits every file system, 143 bytes in the narrowest."""
+"""Longest name in bytes: with what writers add it fits the narrowest file system, 143 bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Segmented:
         id: Its ``image_id``.
         path: As the user gave it.
         segments: The masks.
-        image: Its pixels, RGB; None if the rest was read from the journal.
+        image: Its pixels, RGB; None when the masks were read from the journal.
     """
 
     id: int
@@ -69,8 +69,8 @@ class Writer:
     """A format. ``add`` may be called by several threads, for different photos.
 
     A run calls ``add`` as soon as a photo's masks are there, before it notes that the photo is
-    done; then a killed run that goes on lacks nothing. It calls ``finish`` once, at the end, with
-    all photos that were done, also by the runs before.
+    done, so that a run that was killed lacks nothing when it goes on. It calls ``finish`` once, at
+    the end, with all photos that are done, also by earlier runs.
 
     Attributes:
         place: The file or folder that the format owns below the output folder.
@@ -86,12 +86,12 @@ class Writer:
 
 
 def absolute(path: Path) -> Path:
-    """A path from the top, without "..", links not followed: a link's own name is kept."""
+    """An absolute path without "..". Links are not followed: a link keeps its own name."""
     return Path(os.path.abspath(path))  # noqa: PTH100  # `Path.resolve` follows links
 
 
 def write_array(file: BinaryIO, items: Iterable[Any]) -> int:
-    """Write a JSON array item by item; gives how many there are."""
+    """Write a JSON array item by item; returns how many there are."""
     count = 0
     file.write(b"[")
     for item in items:

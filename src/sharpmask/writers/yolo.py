@@ -1,4 +1,4 @@
-"""YOLO segmentation: a text file a photo, a polygon a line."""
+"""YOLO segmentation: one text file per photo, one polygon per line."""
 
 import shutil
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ class YoloWriter(Writer):
     """``yolo/``: ``labels/NAME.txt``, ``images/NAME.jpg``, ``data.yaml`` and its lists.
 
     A line is ``0 x1 y1 x2 y2 ...``, coordinates in shares of width and height: the largest piece of
-    one mask, holes filled, so a mask never becomes two objects. Scores have no place there.
+    one mask, holes filled, so a mask never becomes two objects. The format holds no scores.
 
     YOLO finds a label by the name of its image, so the images are links to the photos (copies,
     where the system allows no links), called as their labels are.
 
     Args:
-        destination: Where.
+        destination: Where to write.
     """
 
     def __init__(self, destination: Destination) -> None:
