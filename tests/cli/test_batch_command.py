@@ -111,6 +111,13 @@ def test_other_settings_are_refused(tmp_path, photos, weights):
     assert "was begun with num_proposals 3, not 4; give another --output" in result.stderr
 
 
+def test_missing_ray_is_named(tmp_path, photos, weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = invoke(photos, "--output", tmp_path / "out", *flags(weights))
+    assert result.exit_code == 2
+    assert "pip install 'sharpmask[ray]'" in result.stderr
+
+
 def test_two_runs_do_not_write_to_one_folder(tmp_path, photos, weights):
     from sharpmask.files import owned
 

@@ -167,6 +167,9 @@ def test_folder_with_other_parquet_files_is_refused_and_left_alone(tmp_path):
 
 
 def test_failures_of_what_is_no_run_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="absent: sharpmask batch has written nothing there"):
+        list(failures(str(tmp_path / "absent")))
+    Run(str(tmp_path), Counted(), 4)
     parquet.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"x\.parquet: is not a part of a run"):
         list(failures(str(tmp_path)))

@@ -43,6 +43,19 @@ class WritePart:
 
 
 @contextmanager
+def _unheard() -> Iterator[None]:
+    """Drop what Ray's own library says on standard error; what fails, it raises."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """A Ray cluster: of this machine alone without an address.
 
@@ -60,7 +73,8 @@ def connected(address: str | None) -> Iterator[None]:
     local = {} if address else {"num_cpus": cores(), "include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+        with _unheard():
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError) as error:
         raise OSError(f"ray {address or ''}: {error}") from None
     if threading.current_thread() is threading.main_thread():

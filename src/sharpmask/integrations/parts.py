@@ -170,12 +170,14 @@ def failures(folder: str) -> Iterator[tuple[str, str]]:
     """Of each photo that could not be read: its part, and its error, which names it.
 
     Raises:
-        ValueError: A file is not one of a run's parts.
+        ValueError: There is no run, or a file is not one of its parts.
         OSError: It cannot be read.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
+    if RUN not in file_names(join(folder, PLAN)):
+        raise ValueError(f"{folder}: sharpmask batch has written nothing there; check the name")
     for name in file_names(folder):
         if not name.endswith(".parquet"):
             continue
