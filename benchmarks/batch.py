@@ -1,16 +1,17 @@
 """What a large run costs: throughput beside a folder run, requests, bytes, memory of the driver.
 
-python benchmarks/batch.py [--photos 2000]
+python benchmarks/batch.py [--photos 2000] [--only throughput side_by_side ...]
 """
 
 import argparse
 import io
+import json
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ import pyarrow as pa
 from PIL import Image
 
 import sharpmask
-from machine import store
+from machine import RESULTS, store
 from sharpmask.integrations.arrow import Propose, schema
 from sharpmask.integrations.on_ray import connected, write_parts
 from sharpmask.integrations.parts import PART_SIZE, PLAN, Run, parquet_bytes, write_part
@@ -90,6 +91,46 @@ def throughput(photos: int, folder: Path) -> dict[str, Any]:
         **whole,
         "ratio": whole["folder_s"] / whole["ray_s"],
         "ratio_without_start": steady["folder_s"] / steady["ray_s"],
+    }
+
+
+def side_by_side(photos: int, folder: Path) -> dict[str, Any]:
+    """Photos that both runs do in the same minutes, at the same time, with two threads each.
+
+    So both see the same machine, however busy it is. Starts do not count.
+    """
+    source = folder / "photos"
+    source.mkdir()
+    for number, content in enumerate(crops(photos, 160, 120)):
+        (source / f"{number}.jpg").write_bytes(content)
+    journal, parts = folder / "one" / ".proposals.json.journal", folder / "ray"
+
+    def done() -> dict[str, int]:
+        lines = journal.read_bytes().count(b"\n") - 1 if journal.exists() else 0
+        return {"folder": lines, "ray": 4 * len(list(parts.glob("*.parquet")))}
+
+    options = [f"{source}", "--quiet", "--output"]
+    commands = [
+        [*COMMAND, "propose", *options, f"{journal.parent}", "--no-overlay"],
+        [*COMMAND, "batch", *options, f"{parts}", "--part-size", "4"],
+    ]
+    running = [subprocess.Popen(command, env=EQUAL) for command in commands]
+    try:
+        while min(done().values()) < FEW:
+            time.sleep(5)
+        first = done()
+        while max(done().values()) < photos - 2 * FEW and all(p.poll() is None for p in running):
+            time.sleep(5)
+        last = done()
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+    counts = {name: last[name] - first[name] for name in first}
+    return {
+        "config": f"{photos} photos of 160x120, both at the same time, starts left out",
+        "photos": counts,
+        "ratio": counts["ray"] / counts["folder"],
     }
 
 
@@ -195,15 +236,28 @@ def scheduling(folder: Path, parts: int = 400) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SECTIONS: dict[str, Callable[[int, Path], dict[str, Any]]] = {
+    # Planning comes first: its peak of memory would hide below that of the others.
+    "driver": lambda _, folder: driver(folder),
+    "requests": lambda *_: requests(),
+    "service": lambda *_: service_times(),
+    "scheduling": lambda _, folder: scheduling(folder),
+    "side_by_side": side_by_side,
+    "throughput": throughput,
+}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--photos", type=int, default=2000)
-    photos = arguments.parse_args().photos
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        # The planning comes first: its peak would hide below that of the others.
-        content = {"driver": driver(folder), "requests": requests(), "service": service_times()}
-        content |= {"scheduling": scheduling(folder), "throughput": throughput(photos, folder)}
+    arguments.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    given = arguments.parse_args()
+    stored = RESULTS / "batch.json"
+    content = json.loads(stored.read_text()) if stored.exists() else {}
+    content.pop("machine", None)
+    for name in given.only:
+        with TemporaryDirectory() as folder:
+            content[name] = SECTIONS[name](given.photos, Path(folder))
     store("batch", content)
 
 

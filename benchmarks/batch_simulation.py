@@ -25,7 +25,6 @@ ASSUMED = {
     "store_usd_per_gb_month": 0.023,
 }
 """Prices are of the order that large providers list for spot and on-demand machines, 2026."""
-PART_SIZE = 256
 
 
 def makespan(parts: int, workers: int, part_s: np.ndarray, driver_s: float, seed: int = 0) -> float:
@@ -61,44 +60,55 @@ def makespan(parts: int, workers: int, part_s: np.ndarray, driver_s: float, seed
     return end
 
 
+CASES = (
+    *((10**6, workers, 256) for workers in (16, 100, 1000, 10_000)),
+    (10**6, 10_000, 64),
+    *((10**9, workers, 256) for workers in (16, 100, 1000, 10_000)),
+    (10**9, 10_000, 2048),
+)
+"""Photos, workers, photos in a part."""
+
+
+def times_of_parts(measured: dict[str, Any], size: int) -> np.ndarray:
+    """Times of parts of so many photos, put together from measured ones."""
+    cpu_s = np.array(measured["service"]["cpu_s"])
+    waits = sum(measured["requests"]["per_photo"].values()) * ASSUMED["request_s"]
+    draws = np.random.default_rng(0).integers(0, len(cpu_s), (1000, size))
+    times: np.ndarray = (cpu_s[draws] + waits).sum(1)
+    return times
+
+
+def simulate(measured: dict[str, Any], photos: int, workers: int, size: int) -> dict[str, Any]:
+    """Hours and costs of one case."""
+    parts = -(-photos // size)
+    part_s = times_of_parts(measured, size)
+    seconds = makespan(parts, workers, part_s, measured["scheduling"]["s_per_part"])
+    reads = photos * sum(measured["requests"]["per_photo"].values())
+    kinds = measured["requests"]["per_part"]
+    writes = parts * (kinds["PUT"] + kinds["POST"])
+    stored = photos * measured["service"]["row_bytes"]
+    return {
+        "photos": photos, "workers": workers, "part_size": size, "parts": parts,
+        "hours": seconds / 3600, "busy": float(parts * part_s.mean() / (seconds * workers)),
+        "usd_cores": seconds / 3600 * workers * ASSUMED["core_hour_usd"],
+        "usd_requests": reads * ASSUMED["get_usd"] + writes * ASSUMED["put_usd"],
+        "usd_store_month": stored / 1e9 * ASSUMED["store_usd_per_gb_month"],
+        "reads": reads, "writes": writes, "stored_bytes": stored,
+    }  # fmt: skip
+
+
 def main() -> None:
     measured = json.loads((RESULTS / "batch.json").read_text())
-    cpu_s = np.array(measured["service"]["cpu_s"])
-    fetches = measured["requests"]["per_photo"]
-    waits = sum(fetches.values()) * ASSUMED["request_s"]
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(cpu_s), (2000, PART_SIZE))
-    part_s = (cpu_s[draws] + waits).sum(1)
+    part_s = float(times_of_parts(measured, 256).mean())
     driver_s = measured["scheduling"]["s_per_part"]
-    rows: list[dict[str, Any]] = []
-    for photos in (10**6, 10**9):
-        parts = -(-photos // PART_SIZE)
-        for workers in (16, 100, 1000, 10_000):
-            seconds = makespan(parts, workers, part_s, driver_s)
-            gets = photos * sum(fetches.values())
-            puts = parts * measured["requests"]["per_part"]["POST"]
-            puts += parts * measured["requests"]["per_part"]["PUT"]
-            stored = photos * measured["service"]["row_bytes"]
-            rows.append(
-                {
-                    "photos": photos, "workers": workers, "hours": seconds / 3600,
-                    "busy": float(parts * part_s.mean() / (seconds * workers)),
-                    "usd_cores": seconds / 3600 * workers * ASSUMED["core_hour_usd"],
-                    "usd_requests": gets * ASSUMED["get_usd"] + puts * ASSUMED["put_usd"],
-                    "usd_store_month": stored / 1e9 * ASSUMED["store_usd_per_gb_month"],
-                    "reads": gets, "writes": puts, "parts": parts, "stored_bytes": stored,
-                }
-            )  # fmt: skip
-            print(rows[-1])
-    limit = float(part_s.mean() / driver_s)
-    driver = measured["driver"]["memory_bytes_per_photo"]
+    memory = measured["driver"]["memory_bytes_per_photo"]
     store(
         "batch_simulation",
         {
-            "assumed": ASSUMED, "part_size": PART_SIZE, "part_s": float(part_s.mean()),
-            "driver_s_per_part": driver_s, "workers_that_one_driver_feeds": limit,
-            "driver_bytes": {str(photos): driver * photos for photos in (10**6, 10**7, 10**9)},
-            "rows": rows,
+            "assumed": ASSUMED, "part_s": part_s, "driver_s_per_part": driver_s,
+            "workers_that_one_driver_feeds": part_s / driver_s,
+            "driver_bytes": {str(photos): memory * photos for photos in (10**6, 10**7, 10**9)},
+            "rows": [simulate(measured, *case) for case in CASES],
         },
     )  # fmt: skip
 

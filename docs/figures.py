@@ -319,6 +319,7 @@ def batch_measured() -> str:
     content = result("batch")
     service, driver, requests = content["service"], content["driver"], content["requests"]
     scheduling, throughput = content["scheduling"], content["throughput"]
+    beside = content["side_by_side"]
     reads, writes = requests["per_photo"], requests["per_part"]
     rows = [
         [
@@ -327,6 +328,10 @@ def batch_measured() -> str:
             f"{throughput['ratio']:.2f}",
         ],
         ["the same without the starts", f"{throughput['ratio_without_start']:.2f}"],
+        [
+            "both at the same time, photos in the same minutes: Ray / folder run",
+            f"{beside['photos']['ray']} / {beside['photos']['folder']} = {beside['ratio']:.2f}",
+        ],
         [f"processor time of a photo ({service['config']})", f"{service['median_cpu_s']:.2f} s"],
         ["a photo's row, zstd", f"{service['row_bytes'] / 1e3:.0f} kB"],
         ["that photo's JPEG", f"{service['photo_bytes'] / 1e3:.0f} kB"],
@@ -358,6 +363,7 @@ def batch_simulated() -> str:
         [
             f"{row['photos']:,}",
             f"{row['workers']:,}",
+            f"{row['part_size']:,}",
             f"{row['hours']:,.1f}",
             f"{100 * row['busy']:.0f} %",
             f"{row['usd_cores']:,.0f}",
@@ -366,7 +372,7 @@ def batch_simulated() -> str:
         ]
         for row in result("batch_simulation")["rows"]
     ]
-    header = ["photos", "cores", "hours", "cores busy", "cores, $", "requests, $"]
+    header = ["photos", "cores", "photos a part", "hours", "cores busy", "cores, $", "requests, $"]
     return table([*header, "result kept a month, $"], rows)
 
 
@@ -374,6 +380,8 @@ def batch_totals() -> str:
     """What a large run reads and writes, however many cores there are."""
     seen = {}
     for row in result("batch_simulation")["rows"]:
+        if row["part_size"] != 256:
+            continue
         seen[row["photos"]] = [
             f"{row['photos']:,}",
             f"{row['parts']:,}",
