@@ -366,21 +366,23 @@ def test_ranking_anew_needs_more_candidates(settings, decoded):
     assert sum(engine.batches) == decoded
 
 
-def test_cells_beside_a_better_one_come_last():
+@pytest.mark.parametrize("nearness", [(1, 1), (2, 2), (3, 1)])
+def test_cells_near_a_better_one_come_last(nearness):
     rng = np.random.default_rng(0)
     places = np.array([(m, r, c) for m in range(2) for r in range(6) for c in range(7)])
     numbers, *cells = rng.permutation(places)[:60].T
-    order = apart_first(numbers, np.stack(cells, axis=1))
-    found = list(zip(numbers, *cells, strict=True))
+    cells = np.stack(cells, axis=1)
     kept = []
-    for k, place in enumerate(found):
-        steps = [np.abs(np.subtract(place, found[better])).tolist() for better in kept]
-        if [0, 1, 0] not in steps and [0, 0, 1] not in steps:
+    for k in range(60):
+        better = [other for other in kept if numbers[other] == numbers[k]]
+        if all(np.abs(cells[k] - cells[other]).sum() > nearness[numbers[k]] for other in better):
             kept.append(k)
     beside = sorted({*range(60)} - {*kept})
-    assert order.tolist() == kept + beside
-    assert 10 < len(beside) < 50
-    assert apart_first(numbers[:0], np.zeros((0, 2), int)).tolist() == []
+    assert 5 < len(kept) < 55
+    for count in (1, len(kept), len(kept) + 3, 60, 100):
+        found = apart_first(numbers, cells, nearness, count)
+        assert found.tolist() == (kept + beside)[:count]
+    assert apart_first(numbers[:0], cells[:0], nearness, 5).tolist() == []
 
 
 def test_few_candidates_are_spread_over_the_photo():
