@@ -31,6 +31,7 @@ def weights(tmp_path_factory):
 def forgetful():
     """No model is kept from one test to the next."""
     arrow._loaded.cache_clear()
+    arrow._fingerprint.cache_clear()
 
 
 @pytest.fixture
@@ -146,6 +147,16 @@ def test_cores_are_those_given_or_those_of_the_scheduler(
     Propose(weights=weights, cores=given, **OPTIONS)(pa.table({"path": photos[:1]}))
     assert seen == [used, used]
     assert threads.cores() == 64
+
+
+def test_fingerprint_is_that_of_the_machine_where_it_is_asked(weights, tmp_path):
+    here = tmp_path / "model.safetensors"
+    here.write_bytes(Path(weights).read_bytes())
+    sent = pickle.dumps(propose := Propose(weights=str(here)))
+    assert propose.fingerprint == source_fingerprint(weights)
+    here.write_bytes(b"another model")
+    arrow._fingerprint.cache_clear()  # as in another process
+    assert pickle.loads(sent).fingerprint == source_fingerprint(here) != source_fingerprint(weights)
 
 
 def test_missing_columns_and_models_are_refused(weights, tmp_path):

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,14 +102,14 @@ class Propose:
             rows = [call.result() | {"model": self.fingerprint} for call in calls]
         return pa.Table.from_pylist(rows, schema())
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """What the column ``model`` says.
+        """What the column ``model`` says: of the model that this machine has under the name.
 
         Raises:
             WeightsError: There is no such model.
         """
-        return source_fingerprint(self.weights)
+        return _fingerprint(self.weights)
 
     def stream(self, batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
         """The same batch by batch, as Spark's ``mapInArrow`` calls it."""
@@ -117,6 +117,9 @@ class Propose:
 
         for batch in batches:
             yield from self(pa.Table.from_batches([batch])).to_batches()
+
+
+_fingerprint = cache(source_fingerprint)
 
 
 @cache
