@@ -47,7 +47,11 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the photos; needed unless results are given.")
     ] = None,
     proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file to measure instead of a model.")
+        str | None,
+        typer.Option(
+            help="Proposals to measure instead of a model: a COCO results file, a Parquet file, or "
+            "the folder of sharpmask batch."
+        ),
     ] = None,
     detections: Annotated[
         Path | None,
@@ -96,8 +100,8 @@ def evaluate(
             result = run_evaluation(
                 annotations, proposals=proposals, boxes_only=boxes_only, first=first
             )
-            method = proposals.stem
-            used: dict[str, Any] = {"proposals": proposals.name}
+            method = Path(proposals).stem
+            used: dict[str, Any] = {"proposals": Path(proposals).name}
         else:
             only(context, OF_A_MODEL, "a model")
             options = {

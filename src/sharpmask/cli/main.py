@@ -16,6 +16,7 @@ from sharpmask.extras import MissingExtraError, extras_for
 
 COMMANDS = (
     "propose",
+    "batch",
     "serve",
     "page",
     "detect",

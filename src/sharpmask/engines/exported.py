@@ -122,6 +122,8 @@ def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
     }
     if cores() < visible_cores():
         settings["INFERENCE_NUM_THREADS"] = cores()
+        # Each of several processes would bind its threads to the same first cores.
+        settings["ENABLE_CPU_PINNING"] = False
     compiled = openvino_core().compile_model(path, "CPU", settings)
     thread = threading.local()
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sharpmask.boxes import box_iou
 from sharpmask.coco.numbers import are_plain, box, integer, number
+from sharpmask.coco.parquet_results import ParquetResults
 from sharpmask.coco.problems import refuse
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.records import Annotation, ImageEntry
@@ -152,7 +153,7 @@ class ProposalEvaluator:
 
 def evaluate_results(
     truth: CocoFile,
-    results: ResultsFile,
+    results: ResultsFile | ParquetResults,
     *,
     images: Sequence[ImageEntry] | None = None,
     boxes_only: bool = False,

@@ -247,16 +247,20 @@ def _segmented(journal: Journal, photo: Photo, span: Span) -> Segmented:
 
 
 def number_photos(paths: Sequence[Path]) -> list[Photo]:
-    """Photos with ids: their file names where all are distinct numbers, as in COCO; else from 1.
+    """Photos with the ids that ``ids_of`` gives their names."""
+    return list(map(Photo, paths, ids_of([path.stem for path in paths])))
+
+
+def ids_of(stems: Sequence[str]) -> list[int]:
+    """Ids of photos: their names where all are distinct numbers, as in COCO; else from 1.
 
     Numbers beyond 64 bits and digits of other scripts are names like any other.
     """
-    stems = [path.stem for path in paths]
     if all(stem.isascii() and stem.isdecimal() and len(stem) < 300 for stem in stems):
         ids = [int(stem) for stem in stems]
         if len(set(ids)) == len(ids) and max(ids, default=0) < 2**63:
-            return list(map(Photo, paths, ids))
-    return [Photo(path, position) for position, path in enumerate(paths, 1)]
+            return ids
+    return list(range(1, len(stems) + 1))
 
 
 def find_photos(paths: Sequence[Path], annotations: Path, report: Report) -> list[Photo]:

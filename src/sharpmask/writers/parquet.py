@@ -46,7 +46,7 @@ class ParquetWriter(Writer):
             replacing_file(self.place) as file,
             parquet.ParquetWriter(file, columns, compression="zstd") as writer,
         ):
-            rows = (_row(photo, self.destination.labels(photo.segments)) for photo in photos)
+            rows = (row(photo, self.destination.labels(photo.segments)) for photo in photos)
             while group := list(islice(rows, _ROWS)):
                 writer.write_table(pa.Table.from_pylist(group, columns))
 
@@ -79,7 +79,8 @@ def schema(*, named: bool = False) -> "pyarrow.Schema":
     )
 
 
-def _row(photo: Segmented, labels: list[str]) -> dict[str, Any]:
+def row(photo: Segmented, labels: list[str]) -> dict[str, Any]:
+    """One row of ``schema``; labels are those of the photo's segments."""
     found = photo.segments
     height, width = found.image_size
     return {
