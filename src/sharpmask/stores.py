@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sharpmask.extras import extras_for
 from sharpmask.files import replacing_file
 
 if TYPE_CHECKING:
@@ -57,10 +58,8 @@ def locate(address: str) -> tuple["pyarrow.fs.FileSystem", str]:
         ValueError: Nothing that is installed opens it.
         OSError: The store cannot be reached.
     """
-    try:
+    with extras_for(address):
         from pyarrow import fs
-    except ImportError as error:
-        raise ValueError(f"{address}: {error}; pip install 'sharpmask[parquet]'") from None
     if not is_remote(address):
         return fs.LocalFileSystem(), absolute(address)
     scheme, _, rest = address.partition("://")

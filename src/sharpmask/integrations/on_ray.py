@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sharpmask.engines.threads import cores
+from sharpmask.extras import extras_for
 from sharpmask.integrations.arrow import Propose
 from sharpmask.integrations.parts import Part, settings_of, write_part
 
@@ -60,16 +61,14 @@ def connected(address: str | None) -> Iterator[None]:
     """A Ray cluster: of this machine alone without an address.
 
     Raises:
-        ValueError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
         OSError: The cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
+    with extras_for("batch"):
         import ray.data
-    except ImportError as error:
-        raise ValueError(f"ray: {error}; pip install 'sharpmask[ray]'") from None
     local = {} if address else {"num_cpus": cores(), "include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
