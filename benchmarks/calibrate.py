@@ -18,7 +18,6 @@ import hotcoco.mask
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from machine import store
@@ -28,6 +27,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.reading import mask_quality
 from sharpmask.models.pretrained import load, read_metadata, save
 from sharpmask.models.pyramid import SharpMaskPyramid
+from sharpmask.shapes import Float
 
 FIGURE = Path(__file__).parents[1] / "docs" / "calibration.png"
 BINS = np.linspace(0, 1, 11)

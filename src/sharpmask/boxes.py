@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from sharpmask.shapes import Float, Int
 
 MAX_LOG_SCALE = float(np.log(1000 / 16))
 """Logarithm of the largest factor, 62.5, by which regression may enlarge a side."""

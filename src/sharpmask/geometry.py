@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from sharpmask.shapes import Float, Int
 
 OCTAVES = tuple(-2.5 + 0.5 * step for step in range(7))
 """The paper's pyramid at patch size 160: 2^-2.5 to 2^.5 in half octaves (section 5)."""

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sharpmask import masks
 from sharpmask.boxes import pixel_at
@@ -17,6 +16,7 @@ from sharpmask.masks import Rle
 from sharpmask.polygons import TOLERANCE, Ring, polygons
 from sharpmask.runs import Runs
 from sharpmask.selection import CONTAINED, Segments, parents, tell_repeats
+from sharpmask.shapes import Bool, Float, Float32, Int, UInt8
 
 if TYPE_CHECKING:
     import supervision

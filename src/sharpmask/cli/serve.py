@@ -9,6 +9,7 @@ import typer
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, err, out
 from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.extras import extras_for
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.selection import Selection
@@ -96,12 +97,10 @@ def serve(
     Label Studio and X-AnyLabeling take the printed address as their backend.
     """
     with clear_errors():
-        try:
+        with extras_for("serve"):
             import uvicorn
 
             from sharpmask.serve.app import create_app
-        except ImportError as error:
-            raise ValueError(f"serve: {error}; pip install 'sharpmask[serve]'") from None
         if host not in LOOPBACK and not token:
             raise ValueError(
                 f"--host {host}: others than this machine could ask; give --token, any long secret"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from sharpmask.coco.problems import NOWHERE, OUT_OF_IMAGE, STRAY_PARTS, raise_first
 from sharpmask.coco.reader import CocoFile, read_coco
 from sharpmask.coco.records import Box, ImageEntry
 from sharpmask.images import read_image
 from sharpmask.masks import Rle
+from sharpmask.shapes import Float, UInt8
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from sharpmask.boxes import box_on, pixel_at
@@ -18,6 +17,7 @@ from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, Aim
 from sharpmask.inference.reading import Level, decode, mask_quality, sigmoid
 from sharpmask.proposals import Proposal, Proposals
+from sharpmask.shapes import Float, Int, UInt8
 
 ANSWERS = 3
 """Masks for a point: it may mean a part, the whole, or a group."""

@@ -11,7 +11,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from sharpmask import defaults
@@ -23,6 +22,7 @@ from sharpmask.inference.batch import find_in_each
 from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.inference.reading import Level, decode, mask_quality, sigmoid
 from sharpmask.proposals import Proposals
+from sharpmask.shapes import Float, Int, UInt8
 
 if TYPE_CHECKING:  # engines need no torch
     from sharpmask.models.pretrained import Model

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask.engines.protocol import Engine
+from sharpmask.shapes import Float, Int, UInt8
 
 DECODE_BATCH = 128
 """Windows refined at once: bounds memory, larger is no faster."""
