@@ -77,7 +77,7 @@ def misbehave(port, stop):
 @pytest.mark.slow  # half a minute and more
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_nothing_is_lost_under_load_and_health_answers(server):
-    photos = [png(make_photo(height=96, width=128, seed=seed)) for seed in range(10)]
+    photos = [png(make_photo((10, 20, 30 + 4 * k), height=96, width=128)) for k in range(10)]
     address = f"http://127.0.0.1:{server.port}"
     stop = threading.Event()
     health, memory = [], []

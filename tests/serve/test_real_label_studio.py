@@ -104,9 +104,14 @@ def test_a_project_gets_predictions_a_click_is_answered_and_the_export_holds_our
         connected = made(
             label_studio.post(
                 "/api/ml",
-                json={"url": backend, "project": project, "title": "sharpmask", "is_interactive": True},
+                json={
+                    "url": backend,
+                    "project": project,
+                    "title": "sharpmask",
+                    "is_interactive": True,
+                },
             )
-        )
+        )  # fmt: skip
         assert connected["state"] == "CO", connected
 
         everything = {"selectedItems": {"all": True, "excluded": []}}
