@@ -93,7 +93,7 @@ def test_a_project_gets_predictions_a_click_is_answered_and_the_export_holds_our
     settings = Settings(label_studio=host, labels=Selection(top=6))
     with running(create_app(proposer, settings)) as backend:
         project = made(
-            label_studio.post("/api/projects", json={"title": "t", "label_config": CONFIG})
+            label_studio.post("/api/projects", json={"title": "masks", "label_config": CONFIG})
         )["id"]
         files = {f"{name}.png": (f"{name}.png", png(make_photo(seed=seed)), "image/png")
                  for seed, name in enumerate("ab")}  # fmt: skip
@@ -104,9 +104,14 @@ def test_a_project_gets_predictions_a_click_is_answered_and_the_export_holds_our
         connected = made(
             label_studio.post(
                 "/api/ml",
-                json={"url": backend, "project": project, "title": "s", "is_interactive": True},
+                json={
+                    "url": backend,
+                    "project": project,
+                    "title": "sharpmask",
+                    "is_interactive": True,
+                },
             )
-        )
+        )  # fmt: skip
         assert connected["state"] == "CO", connected
 
         everything = {"selectedItems": {"all": True, "excluded": []}}

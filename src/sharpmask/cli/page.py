@@ -7,6 +7,7 @@ import typer
 
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, out
+from sharpmask.cli.model_options import Weights
 from sharpmask.serve.page import build_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -15,9 +16,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def page(
     output: Annotated[Path, typer.Option(help="Folder for the page.")],
-    weights: Annotated[
-        str, typer.Option(help="Model: a name, file, folder or Hugging Face repository.")
-    ] = defaults.MODEL,
+    weights: Weights = defaults.MODEL,
     runtime: Annotated[
         Path | None,
         typer.Option(help="Archive of onnxruntime-web from npm. Default: it is fetched."),

@@ -8,7 +8,8 @@ import typer
 
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, err, out
-from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.cli.model_options import Device, EngineChoice, NumProposals, Scales, Weights
+from sharpmask.engines.load import load_engine
 from sharpmask.extras import extras_for
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
@@ -33,20 +34,11 @@ def serve(
             envvar="SHARPMASK_TOKEN", show_envvar=True, help="What clients must know to ask."
         ),
     ] = "",
-    weights: Annotated[
-        str, typer.Option(help="Model: a name, file, folder or Hugging Face repository.")
-    ] = defaults.MODEL,
-    num_proposals: Annotated[
-        int, typer.Option(min=1, help="Maximum number of masks per photo.")
-    ] = defaults.NUM_PROPOSALS,
-    scales: Annotated[
-        str, typer.Option(help="Sizes at which a photo is read, as for propose.")
-    ] = "default",
-    engine: Annotated[
-        EngineName,
-        typer.Option(help="What runs the model; auto is the fastest that is installed."),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    weights: Weights = defaults.MODEL,
+    num_proposals: NumProposals = defaults.NUM_PROPOSALS,
+    scales: Scales = "default",
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
     origin: Annotated[
         list[str] | None,
         typer.Option(help="Web page of another origin that may ask; may be given several times."),

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
@@ -138,7 +138,7 @@ def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlett
             *x_anylabeling.routes,
         ],
         middleware=middleware,
-        exception_handlers={HTTPException: refuse, Exception: fail},  # type: ignore[dict-item]
+        exception_handlers={HTTPException: refuse, ClientDisconnect: forget, Exception: fail},  # type: ignore[dict-item]
         lifespan=lifespan,
     )
     # Not a route: then it would answer what other routes refuse for their method.
@@ -165,6 +165,11 @@ class Page(StaticFiles):
 async def refuse(request: Request, error: HTTPException) -> Response:  # noqa: ARG001
     """What is wrong with a request, as JSON."""
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def forget(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """An answer to a client that has left; nobody reads it."""
+    return Response(status_code=400)
 
 
 async def fail(request: Request, error: Exception) -> Response:

@@ -15,9 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sharpmask.engines.exported import DESCRIPTION
+from sharpmask.extras import extras_for
 from sharpmask.files import cache_folder, replacing_file, replacing_folder, write_json
 from sharpmask.geometry import PyramidGeometry
 from sharpmask.inference.proposer import POOL, Proposer
+from sharpmask.models.sources import shipped_export
 
 RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
 RUNTIME_SHA512 = (
@@ -126,8 +128,10 @@ def _onnx(weights: str, temporary: Path) -> Path:
     """A folder with the model in ONNX."""
     if (Path(weights) / DESCRIPTION).is_file():
         return Path(weights)
-    from sharpmask.engines.export import export  # needs torch
-    from sharpmask.models.pretrained import load
-
+    if ready := shipped_export(weights):
+        return ready
+    with extras_for(f"{weights}: a model that does not come as ONNX"):
+        from sharpmask.engines.export import export
+        from sharpmask.models.pretrained import load
     export(load(weights), temporary, "onnx")
     return temporary

@@ -133,13 +133,50 @@ export function iou(first, second) {
   return shared / (first.area + second.area - shared);
 }
 
-// The largest piece of a mask, its holes filled, in place of its bits.
-export function largestPiece(bits, width, height) {
-  const rings = pieces(bits, width, height);
-  if (!rings.length) return bits;
-  const areas = rings.map(areaOf);
-  const largest = areas.reduce((best, area, index) => (area >= areas[best] ? index : best), 0);
-  return depthOf([rings[largest]], width, height);
+// A mask with its holes filled, reduced to its largest piece. Pixels of a piece meet at sides, and
+// so do those of the background round it.
+export function onePiece(bits, width, height) {
+  const [wide, high] = [width + 2, height + 2]; // a background all round
+  const marks = new Int32Array(wide * high); // 0: not seen; 1: background; 2 and on: pieces
+  const spread = (start, mark, belongs) => {
+    const stack = [start];
+    marks[start] = mark;
+    let area = 0;
+    while (stack.length) {
+      const place = stack.pop();
+      area += 1;
+      const column = place % wide;
+      for (const next of [place - wide, place + wide, column > 0 && place - 1, column < wide - 1 && place + 1]) {
+        if (next === false || next < 0 || next >= marks.length || marks[next]) continue;
+        if (!belongs(next)) continue;
+        marks[next] = mark;
+        stack.push(next);
+      }
+    }
+    return area;
+  };
+  const inside = (place) => {
+    const [x, y] = [(place % wide) - 1, Math.floor(place / wide) - 1];
+    return x >= 0 && y >= 0 && x < width && y < height && bits[y * width + x];
+  };
+  spread(0, 1, (place) => !inside(place));
+  let [largest, most] = [0, 0];
+  // Down the columns, as runs go: of two pieces of a size the first counts.
+  for (let x = 1, mark = 2; x <= width; x++) {
+    for (let y = 1; y <= height; y++) {
+      if (marks[y * wide + x]) continue;
+      const area = spread(y * wide + x, mark, () => true);
+      if (area > most) [largest, most] = [mark, area];
+      mark += 1;
+    }
+  }
+  const kept = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      kept[y * width + x] = most && marks[(y + 1) * wide + x + 1] === largest ? 1 : 0;
+    }
+  }
+  return kept;
 }
 
 // Runs without those of no length between others.

@@ -1,6 +1,6 @@
 // From a photo to ranked masks: what `inference/proposer.py` and `inference/prompts.py` compute.
 
-import { Mask, iou, largestPiece } from "./masks.js";
+import { Mask, iou, onePiece } from "./masks.js";
 import { resize } from "./resize.js";
 
 const DECODE_BATCH = 128;
@@ -213,36 +213,78 @@ export class Proposer {
     return sigmoid(logit) * quality ** this.model.quality_exponent;
   }
 
-  #paste({ patch, side, window }, [height, width]) {
-    const threshold = Math.trunc(this.model.mask_threshold * 255);
-    const [x0, y0, x1, y1] = window;
-    const [perX, perY] = [side / (x1 - x0), side / (y1 - y0)];
-    let [firstX, firstY, lastX, lastY] = [side, side, -1, -1];
-    patch.forEach((value, place) => {
-      if (value <= threshold) return;
-      const [x, y] = [place % side, Math.floor(place / side)];
-      [firstX, lastX] = [Math.min(firstX, x), Math.max(lastX, x)];
-      [firstY, lastY] = [Math.min(firstY, y), Math.max(lastY, y)];
+  // The mask at the pixels of its window: those at whose middle the value, bilinear between samples,
+  // exceeds the threshold.
+  #paste({ patch, side, window }, size) {
+    const [height, width] = size;
+    const level = Math.trunc(this.model.mask_threshold * 255) + 0.5; // never a sample's own value
+    const averaged = averages(patch, side, window);
+    const { values, count } = averaged;
+    const [x0, y0, x1, y1] = averaged.window;
+    const bounds = [count, count, -1, -1];
+    values.forEach((value, place) => {
+      if (value <= level) return;
+      const [x, y] = [place % count, Math.floor(place / count)];
+      bounds[0] = Math.min(bounds[0], x);
+      bounds[1] = Math.min(bounds[1], y);
+      bounds[2] = Math.max(bounds[2], x);
+      bounds[3] = Math.max(bounds[3], y);
     });
-    const empty = new Mask([height, width], [height * width]);
-    if (lastX < 0) return empty;
-    const span = (start, first, last, per, length) => {
-      const support = Math.max(1, per);
-      const [low, high] = [Math.max(0, first - support), Math.min(side, last + 1 + support)];
-      const from = Math.max(0, Math.ceil(start + low / per - 0.5));
-      return [from, Math.min(length, Math.ceil(start + high / per - 0.5))];
-    };
-    const [left, right] = span(x0, firstX, lastX, perX, width);
-    const [top, bottom] = span(y0, firstY, lastY, perY, height);
-    if (right <= left || bottom <= top) return empty;
-    const box = [(left - x0) * perX, (top - y0) * perY, (right - x0) * perX, (bottom - y0) * perY];
-    const within = box.map((edge, k) => (k < 2 ? Math.max(0, edge) : Math.min(side, edge)));
-    const [columns, rows] = [right - left, bottom - top];
-    const pixels = resize(patch, [side, side], 1, [columns, rows], within);
-    let bits = pixels.map((value) => Number(value > threshold));
-    if (this.model.clean) bits = largestPiece(bits, columns, rows);
-    return Mask.ofBits(bits, columns, rows, left, top, [height, width]);
+    if (bounds[2] < 0) return new Mask(size, [height * width]);
+    const across = samplesOf(x0, x1, count, bounds[0], bounds[2], width);
+    const down = samplesOf(y0, y1, count, bounds[1], bounds[3], height);
+    const [columns, rows] = [across.places.length, down.places.length];
+    if (!columns || !rows) return new Mask(size, [height * width]);
+    let bits = new Uint8Array(columns * rows);
+    down.places.forEach(([above, below, partDown], row) => {
+      across.places.forEach(([left, right, part], column) => {
+        const at = (line) =>
+          values[line * count + left] * (1 - part) + values[line * count + right] * part;
+        bits[row * columns + column] = at(above) * (1 - partDown) + at(below) * partDown > level;
+      });
+    });
+    if (this.model.clean) bits = onePiece(bits, columns, rows);
+    return Mask.ofBits(bits, columns, rows, across.first, down.first, size);
   }
+}
+
+// Means of samples where two or more fall on a pixel's side, and the window of whole ones.
+function averages(patch, side, window) {
+  const [x0, y0, x1, y1] = window;
+  const factor = Math.max(1, Math.min(side, Math.trunc(side / Math.max(x1 - x0, y1 - y0))));
+  if (factor === 1) return { values: patch, count: side, window };
+  const count = Math.ceil(side / factor);
+  const values = new Uint8Array(count * count);
+  for (let row = 0; row < count; row++) {
+    for (let column = 0; column < count; column++) {
+      let sum = 0;
+      for (let y = 0; y < factor; y++) {
+        for (let x = 0; x < factor; x++) {
+          const line = Math.min(side - 1, row * factor + y);
+          sum += patch[line * side + Math.min(side - 1, column * factor + x)];
+        }
+      }
+      values[row * count + column] = rint(sum / factor ** 2);
+    }
+  }
+  const grown = (count * factor) / side;
+  return { values, count, window: [x0, y0, x0 + (x1 - x0) * grown, y0 + (y1 - y0) * grown] };
+}
+
+// The pixels of an axis that samples first to last may reach: the first pixel, and for each its two
+// samples and the second's share.
+function samplesOf(start, end, count, first, last, length) {
+  const per = count / (end - start);
+  const from = start + Math.max(0, first - 0.5) / per;
+  const to = start + Math.min(count, last + 1.5) / per;
+  const [low, high] = [from, to].map((edge) => Math.min(length, Math.max(0, Math.ceil(edge - 0.5))));
+  const places = Array.from({ length: high - low }, (_, k) => {
+    const place = (low + k + 0.5 - start) * per - 0.5;
+    const sample = Math.min(count - 1, Math.max(0, Math.floor(place)));
+    const next = Math.min(count - 1, sample + 1);
+    return [sample, next, Math.min(1, Math.max(0, place - sample))];
+  });
+  return { first: low, places };
 }
 
 // The first cells once those near a better one of the same map are put last: near are cells whose

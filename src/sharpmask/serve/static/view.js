@@ -20,6 +20,8 @@ export class View {
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
     this.scale = this.canvas.width / photo.width;
+    this.scaleDown = this.canvas.height / photo.height; // the same but for rounding
+    this.size = [photo.width, photo.height];
   }
 
   // x, y in pixels of the photo.
@@ -27,8 +29,7 @@ export class View {
     const { left, top, width, height } = this.canvas.getBoundingClientRect();
     const [x, y] = [(event.clientX - left) / width, (event.clientY - top) / height];
     const within = (share) => Math.min(1, Math.max(0, share));
-    const ratio = this.canvas.width / this.scale / width;
-    return [within(x) * width * ratio, within(y) * height * ratio];
+    return [within(x) * this.size[0], within(y) * this.size[1]];
   }
 
   // shown: objects from worst to best; chosen: the one under the cursor; box, cursor: may be null.
@@ -36,7 +37,7 @@ export class View {
     const { context, scale } = this;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.drawImage(photo.bitmap, 0, 0, this.canvas.width, this.canvas.height);
-    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.setTransform(scale, 0, 0, this.scaleDown, 0, 0);
     shown.forEach((object, index) => {
       const colour = colourOf(object);
       // The better, the clearer; all step back while one is looked at.
