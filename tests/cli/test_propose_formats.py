@@ -271,7 +271,9 @@ def test_selection_is_that_of_python(propose, options, tmp_path, weights):
 
 
 def test_masks_do_not_overlap_in_results_and_formats(propose, photos, tmp_path):
-    result = propose(photos / "a.png", "--no-overlap", "--format", "coco", "--format", "masks")
+    result = propose(
+        photos / "a.png", "--no-overlap", "--no-clean", "--format", "coco", "--format", "masks"
+    )
     assert result.exit_code == 0
     masks = np.array(masks_of(tmp_path / "out"))
     assert len(masks) > 1

@@ -38,6 +38,7 @@ def annotated(tmp_path, photos):
     return str(tmp_path / "set.json")
 
 
+@pytest.mark.slow  # nncf takes its time
 def test_int8_model_is_smaller_and_much_alike(tmp_path, cache):
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -110,7 +110,7 @@ def test_other_settings_or_a_changed_photo_begin_anew(folder):
     photos = number_photos(sorted((folder / "photos").iterdir()))
     file = folder / "out" / "found.json"
 
-    def write(settings, stop_at=None):
+    def write(settings, asked, stop_at=None):
         def find(path):
             if int(path.stem) == stop_at:
                 raise KeyboardInterrupt
@@ -122,18 +122,17 @@ def test_other_settings_or_a_changed_photo_begin_anew(folder):
     def ids():
         return [record["image_id"] for record in json.loads(file.read_text())]
 
-    asked = []
     with pytest.raises(KeyboardInterrupt):
-        write({"a": 1}, 5)
+        write({"a": 1}, [], 5)
     assert ids() == list(range(5))  # what is done can be used, though the run is not over
     photos[2].path.write_bytes(b"another picture")
-    asked.clear()
+    again = []
     with pytest.raises(KeyboardInterrupt):
-        write({"a": 1}, 8)
-    assert asked[:4] == [2, 5, 6, 7]  # and perhaps the next, which had begun
-    asked.clear()
-    assert write({"a": 2}).complete
-    assert asked == list(range(12))
+        write({"a": 1}, again, 8)
+    assert again[:4] == [2, 5, 6, 7]  # and perhaps the next, which had begun
+    anew = []
+    assert write({"a": 2}, anew).complete
+    assert anew == list(range(12))
     assert ids() == list(range(12))
 
 

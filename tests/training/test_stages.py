@@ -232,7 +232,7 @@ def test_a_sharpmask_is_measured_beside_its_own_deepmask(second, val):
 # --- dense training ---
 
 DENSE = dataclasses.replace(
-    ONE, steps=60, batches="scenes", batch_size=4, scene_size=64, scene_windows=6, copy_paste=0.5
+    ONE, steps=72, batches="scenes", batch_size=4, scene_size=64, scene_windows=6, copy_paste=0.5
 )
 
 
