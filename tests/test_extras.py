@@ -62,6 +62,7 @@ def annotations(tmp_path, coco_folder):
     return path
 
 
+@pytest.mark.slow  # as the two tests that follow: a process each
 def test_python_without_extras_reads_tiles_and_measures(tmp_path, coco_folder, annotations):
     program = f"""
 import sharpmask
@@ -79,6 +80,7 @@ print(found.images)
     assert done.stdout == "4\n"
 
 
+@pytest.mark.slow
 def test_evaluate_without_matplotlib_has_no_plots_and_says_so(tmp_path, coco_folder, annotations):
     options = ["--annotations", annotations, "--images", coco_folder.images, "--output", "out"]
     done = command(tmp_path, "evaluate", *options, "--num-proposals", 10, "--scales=-1")
@@ -87,6 +89,7 @@ def test_evaluate_without_matplotlib_has_no_plots_and_says_so(tmp_path, coco_fol
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["evaluation.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -126,6 +129,7 @@ def test_help_without_extras_names_what_commands_lack(tmp_path):
     assert "Find objects in photos" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SharpMask", "load", "train_pyramid"])
 def test_public_name_that_lacks_an_extra_says_which(tmp_path, name):
     done = without_extras(f"import sharpmask\nsharpmask.{name}", tmp_path)

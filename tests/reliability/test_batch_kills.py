@@ -62,7 +62,7 @@ def descendants(root):
     while True:
         more = {pid for pid, parent in parents.items() if parent in found} - found
         if not more:
-            return {pid: commands[pid] for pid in found}
+            return {pid: commands[pid] for pid in found & commands.keys()}
         found |= more
 
 
