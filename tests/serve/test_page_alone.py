@@ -97,7 +97,7 @@ def test_the_browser_finds_the_masks_that_python_finds_and_needs_no_network(site
         page.locator("#score").fill("1")
         for _ in range(21):
             page.keyboard.press("Control+z")
-        point = (410, 300)
+        point = (365, 285)
         page.mouse.click(*visit.place(*point, SIZE))
         expect(page.locator("#kept li")).to_have_count(1, timeout=120_000)
         (mine,) = json.loads(visit.download("coco"))["annotations"]
