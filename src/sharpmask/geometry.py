@@ -24,12 +24,7 @@ PYRAMIDS: Pyramids = {
     "zoom2": (*OCTAVES, 1.0, 1.5),
 }
 """Named pyramids in octaves; Zoom and Zoom^2 add scales for smaller objects (section 5)."""
-READINGS: Pyramids = {
-    "default": (0.5, 0.0),
-    "fast": (0.0, -0.5),
-    "zoom": (1.0, 0.5, 0.0),
-    "zoom2": (1.5, 1.0, 0.5, 0.0),
-}
+READINGS = (0.5, 0.0)
 """The same where one reading gives levels an octave apart: two readings give half octaves."""
 
 GREY = 128
@@ -217,6 +212,7 @@ class PyramidGeometry:
         cell_offset: Coordinate of cell 0's centre: half a pixel where kernels are odd, one where
             the first is even.
         object_cells: Longer side of a centred object in cells.
+        readings: Octaves at which a model reads a photo by default.
     """
 
     mask_threshold: ClassVar[float] = 0.5
@@ -227,8 +223,10 @@ class PyramidGeometry:
     doublings: int = 3
     cell_offset: float = 0.5
     object_cells: float = 10 * SHARPMASK_GEOMETRY.object_size / SHARPMASK_GEOMETRY.patch_size
+    readings: tuple[float, ...] = READINGS
 
     def __post_init__(self) -> None:
+        octaves_of(self.readings)
         if self.grid % 2 == 0:
             raise ValueError(f"grid: expected an odd number of cells, got {self.grid}")
         if any(2 * fine != coarse for fine, coarse in pairwise(self.strides)):
@@ -241,8 +239,14 @@ class PyramidGeometry:
 
     @property
     def pyramids(self) -> Pyramids:
-        """Named pyramids in octaves."""
-        return READINGS
+        """Named pyramids in octaves: round the sizes at which the model reads by default."""
+        first = max(self.readings)
+        return {
+            "default": self.readings,
+            "fast": tuple(octave - 0.5 for octave in self.readings),
+            "zoom": (first + 0.5, *self.readings),
+            "zoom2": (first + 1.0, first + 0.5, *self.readings),
+        }
 
     @property
     def smallest_size(self) -> int:
@@ -354,5 +358,8 @@ def geometry_of(description: Mapping[str, Any]) -> Geometry:
         TypeError: They are of neither kind.
     """
     if "strides" in description:
-        return PyramidGeometry(**{**description, "strides": tuple(description["strides"])})
+        lists = {
+            key: tuple(description[key]) for key in ("strides", "readings") if key in description
+        }
+        return PyramidGeometry(**{**description, **lists})
     return PatchGeometry(**description)

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8
 from PIL import Image
 
 from sharpmask.decoding import (
@@ -91,6 +91,29 @@ def png_bytes(picture: np.ndarray | Image.Image) -> bytes:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(file, "PNG", compress_level=_PNG_LEVEL)
     return file.getvalue()
+
+
+def read_indices(data: bytes) -> UInt[np.ndarray, "h w"]:
+    """Decode a picture whose values are numbers of objects, or a colour for each object.
+
+    Indices of a palette and grey values, of 16 bits too, come as they are; colours as one number.
+
+    Args:
+        data: The bytes of a PNG file.
+
+    Raises:
+        ImageError: It is not a picture that can be read.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            check_size((picture.height, picture.width), "mask", MAX_PIXELS)
+            pixels = np.asarray(picture)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"a mask cannot be read ({reason_of(error)})") from None
+    if pixels.ndim == 3:  # transparency belongs to no object
+        red, green, blue = np.moveaxis(pixels[..., :3].astype(np.uint32), 2, 0)
+        return red + 256 * green + 65536 * blue
+    return pixels.astype(np.uint32)
 
 
 def list_images(
