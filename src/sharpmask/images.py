@@ -112,8 +112,9 @@ def read_indices(data: bytes) -> UInt[np.ndarray, "h w"]:
         raise ImageError(f"a mask cannot be read ({reason_of(error)})") from None
     if pixels.ndim == 3:  # transparency belongs to no object
         red, green, blue = np.moveaxis(pixels[..., :3].astype(np.uint32), 2, 0)
-        return red + 256 * green + 65536 * blue
-    return pixels.astype(np.uint32)
+        pixels = red + 256 * green + 65536 * blue
+    indices: UInt[np.ndarray, "h w"] = pixels.astype(np.uint32)
+    return indices
 
 
 def list_images(

@@ -12,7 +12,10 @@ from typer.main import get_command
 
 from sharpmask.cli.console import EXIT_STATUS, complain, prepare_streams
 
-COMMANDS = ("propose", "detect", "evaluate", "check", "train", "compress", "export", "convert")
+COMMANDS = (
+    *("propose", "detect", "evaluate", "check", "finetune", "train"),
+    *("compress", "export", "convert"),
+)
 
 
 class LazyGroup(TyperGroup):

@@ -93,9 +93,9 @@ def _labels_of(folder: Path, photos: dict[str, Path]) -> dict[str, Path]:
     return {}
 
 
-def _form(entry: Path) -> str | None:
+def _form(entry: Path) -> str:
     """The suffix of a file; empty for a folder."""
-    return "" if entry.is_dir() else entry.suffix.lower() or None
+    return "" if entry.is_dir() else entry.suffix.lower() or "no suffix"
 
 
 def _name(entry: Path) -> str:
