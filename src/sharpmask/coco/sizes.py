@@ -43,8 +43,8 @@ def fitting_readings(
 
     Readings come in pairs half an octave apart, so that sizes from the finest level's to the
     coarsest one's are met in half octaves. The first pair enlarges the small objects to the finest
-    level; further pairs, of smaller photos, are added for objects beyond the coarsest level. The
-    smallest and largest 5 % of the objects ask for no reading of their own.
+    level; further pairs, each of photos half as large, follow while objects are beyond the
+    coarsest level. The smallest and largest 5 % of the objects ask for no reading of their own.
 
     Args:
         images: Of the data set.
@@ -66,8 +66,7 @@ def fitting_readings(
     readings = [first, first - 0.5]
     span = geometry.num_levels - 1
     while halves[spared] < readings[-1] - span:
-        next_first = float(halves[halves < readings[-1] - span].max())
-        readings += [next_first, next_first - 0.5]
+        readings += [readings[-1] - 0.5, readings[-1] - 1]
     return tuple(readings)
 
 

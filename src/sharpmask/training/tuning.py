@@ -24,7 +24,8 @@ from sharpmask.training.recipes import Recipe
 
 HELD_BACK = 0.2
 """Share of the photos that is held back for measuring."""
-MAX_HELD_BACK = 40
+MIN_HELD_BACK, ENOUGH_OBJECTS = 5, 1000
+"""Of that share no more photos than hold so many objects, but at least so many photos."""
 CHECKS = 8
 """How often a tuning is measured on the way."""
 PATIENCE = 3
@@ -74,8 +75,10 @@ def split(file: CocoFile, seed: int) -> tuple[CocoFile, CocoFile]:
             f"{file.path}: {len(measurable)} photos have objects and sound labels; at least 2 are "
             "needed, one to learn from and one to measure on"
         )
-    count = min(max(1, round(HELD_BACK * len(measurable))), MAX_HELD_BACK)
-    drawn = np.random.default_rng(seed).permutation(len(measurable))[:count]
+    drawn = np.random.default_rng(seed).permutation(len(measurable))
+    objects = np.cumsum([len(measurable[k].annotations) for k in drawn])
+    enough = max(MIN_HELD_BACK, 1 + int(np.searchsorted(objects, ENOUGH_OBJECTS)))
+    drawn = drawn[: min(max(1, round(HELD_BACK * len(measurable))), enough)]
     held_back = tuple(measurable[k] for k in sorted(drawn))
     names = {image.file_name for image in held_back}
     rest = tuple(image for image in file.images if image.file_name not in names)
@@ -117,9 +120,10 @@ def step_seconds(
 ) -> float:
     """How long a step takes: a copy of the model learns a few, the way it will."""
     times: list[float] = []
+    few = replace(recipe(PROBE_STEPS), steps=PROBE_STEPS, validate_every=PROBE_STEPS)
     with tempfile.TemporaryDirectory() as folder:
         fit_pyramid(
-            copy.deepcopy(model), data=data, recipe=replace(recipe(PROBE_STEPS), steps=PROBE_STEPS),
+            copy.deepcopy(model), data=data, recipe=few,
             output=Path(folder), fabric=fabric, workers=workers, readings=readings,
             keep=lambda _: None, on_step=lambda *_: times.append(time.perf_counter()),
         )  # fmt: skip
