@@ -71,7 +71,6 @@ def measure(
     folder: Path,
     *,
     scales: Sequence[float] | None = None,
-    count: int | None = None,
     progress: Progress = unshown,
     report: Report = silent,
 ) -> Measure:
@@ -83,11 +82,10 @@ def measure(
         truth: Photos and what they hold.
         folder: That the photos lie in.
         scales: Octaves to read photos at, in place of the model's own.
-        count: Proposals for each photo; what the most crowded photo asks for if None.
         progress: Shows how many photos are done.
         report: Is told of photos that cannot be read.
     """
-    count = count or proposals_for(truth.images)
+    count = proposals_for(truth.images)
     proposer = proposer_of(model, count, scales)
     start = time.perf_counter()
     found = evaluate_model(truth, folder, proposer, progress=progress, report=report)

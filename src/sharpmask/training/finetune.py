@@ -281,12 +281,12 @@ class _Run:
                 f"{chosen.steps} steps of {step_s:.2f} s: about "
                 f"{(time.monotonic() - begun + chosen.steps * step_s) / 60:.0f} minutes in all"
             )
-            first = measure("before", model, few, self.images, count=defaults.NUM_PROPOSALS)
+            first = measure("before", model, few, self.images)
             self.note(start=first.score)
 
         def check(network: nn.Module) -> dict[str, float]:
             assert isinstance(network, SharpMaskPyramid)
-            found = measure("now", network, few, self.images, count=defaults.NUM_PROPOSALS)
+            found = measure("now", network, few, self.images)
             return {SCORE: found.score}
 
         def keep(learned: dict[str, Any]) -> None:
