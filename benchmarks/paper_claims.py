@@ -175,6 +175,7 @@ def proposer(model: PatchModel, num_proposals: int, device: str = "cpu") -> Prop
         quality_exponent=0,
         suppression=1,
         device=device,
+        clean=False,
     )
 
 

@@ -52,7 +52,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in trained.parameters()),
         "licence": "Apache-2.0; see NOTICE",
     }
-    for key in ("compression", "kept_back"):
+    for key in ("compression", "kept_back", "calibrated"):
         if key in stored:
             metadata[key] = stored[key]
     save(trained, path, metadata=metadata, dtype=torch.float16)

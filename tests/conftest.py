@@ -5,15 +5,21 @@ import signal
 from collections import Counter
 
 import pytest
-import torch
 from hypothesis import settings
 
 from synthetic_coco import CocoFolder, write_coco
 
 # Examples are the same in every run, and a busy machine is not a failure.
-settings.register_profile("sharpmask", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("sharpmask", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("sharpmask")
-torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Workers share the cores; and whoever only hands out tests need not import torch."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +32,12 @@ def ctrl_c_interrupts():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """A cache folder of this test run's own, also for the processes it starts."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A cache folder of this test run's own, for all its workers and the processes they start."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cogapp import Cog
 
 import sharpmask
 
@@ -23,11 +24,12 @@ def test_reference_lists_the_public_names():
     assert all(hasattr(sharpmask, name) for name in sharpmask.__all__)
 
 
-def test_tables_are_those_of_the_stored_results():
+def test_tables_are_those_of_the_stored_results(monkeypatch, capsys):
     pages = ["README.md", *map(str, sorted((ROOT / "docs").glob("*.md")))]
-    command = [sys.executable, "-m", "cogapp", "--check", *pages]
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # README adds docs
+    ended = Cog().main(["cog", "--check", *pages])
+    assert ended == 0, capsys.readouterr()
 
 
 def test_links_lead_somewhere():

@@ -11,7 +11,7 @@ from shapely.geometry import box
 import sharpmask.polygons
 from found_masks import any_mask, iou, mask_of, rle_of, shapes, solid
 from sharpmask.coco.segmentation import segmentation_to_rle
-from sharpmask.polygons import RELATIVE_TOLERANCE, largest_piece, outlines, polygons
+from sharpmask.polygons import RELATIVE_TOLERANCE, outlines, polygons
 
 
 def filled_pieces(mask):
@@ -129,18 +129,6 @@ def test_few_points_remain_of_a_straight_outline():
     mask[10:30, 5:45] = True
     (ring,) = polygons(rle_of(mask))
     np.testing.assert_array_equal(ring, [[5, 10], [45, 10], [45, 30], [5, 30]])
-
-
-@given(any_mask)
-def test_largest_piece_has_no_holes(mask):
-    pieces = filled_pieces(mask)
-    most = max(piece.sum() for piece in pieces)
-    found = largest_piece(mask).tobytes()
-    assert found in {piece.tobytes() for piece in pieces if piece.sum() == most}
-
-
-def test_largest_piece_of_an_empty_mask_is_empty():
-    assert largest_piece(np.zeros((3, 4), bool)).tolist() == np.zeros((3, 4), bool).tolist()
 
 
 @pytest.mark.parametrize(("tolerance", "most"), [(1.0, 50), (3.0, 20)])

@@ -256,6 +256,11 @@ def test_cleaned_masks_are_one_piece_without_holes():
     assert proposals.areas.tolist() == [405, 0]
     assert cleaned[::-1].areas.tolist() == [0, 400]
     assert len(cleaned.to_coco(1)) == 2
+    known = proposals[:1]  # its full-size mask, that is
+    assert known.cleaned().rles() == cleaned[:1].rles()
+    moved = dataclasses.replace(cleaned, windows=proposals.windows + 2, encoded=None)
+    assert moved.boxes[0].tolist() == [7, 7, 27, 27]
+    assert moved.areas.tolist() == [400, 0]
 
 
 def test_supervision_takes_boxes_masks_and_scores():
@@ -290,7 +295,7 @@ def slow_suppression(masks, threshold):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("chunk", [7, 64])
 def test_suppression_is_greedy(seed, threshold, chunk, monkeypatch):
-    monkeypatch.setattr(sharpmask.proposals, "SUPPRESSION_CHUNK", chunk)
+    monkeypatch.setattr(sharpmask.proposals, "CHUNK", chunk)
     proposals = make(60, seed)
     kept = slow_suppression(list(proposals.masks()), threshold)
     assert 1 < len(kept) < 60

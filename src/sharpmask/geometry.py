@@ -50,6 +50,10 @@ class PatchGeometry:
     """Probability above which a pixel belongs to the object, chosen by recall (docs/log.md)."""
     quality_exponent: ClassVar[float] = 2.0
     """How much the certainty of a mask counts in ranking it, chosen likewise."""
+    num_candidates: ClassVar[int] = 150
+    """Masks decoded for 100 proposals, chosen likewise."""
+    nearness: ClassVar[tuple[int, ...]] = (1,)
+    """Cells of each level, rows and columns added, within which windows are taken for repeats."""
 
     patch_size: int = 160
     context: int = 16
@@ -217,6 +221,8 @@ class PyramidGeometry:
 
     mask_threshold: ClassVar[float] = 0.5
     quality_exponent: ClassVar[float] = 1.0
+    num_candidates: ClassVar[int] = 120
+    nearness: ClassVar[tuple[int, ...]] = (2, 2, 2, 1)
 
     strides: tuple[int, ...] = (8, 16, 32, 64)
     grid: int = 11

@@ -9,8 +9,7 @@ from typing import TypedDict
 
 import hotcoco.mask
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Int, UInt8
 
 
 class Rle(TypedDict):
@@ -24,70 +23,11 @@ BOUNDARY_RATIO = 0.02
 """Width of a mask's boundary as a share of the image's diagonal (Cheng et al. 2021, section 4)."""
 
 
-def paste(
-    mask: UInt8[np.ndarray, "s s"],
-    window: Float[np.ndarray, "4"],
-    image_size: tuple[int, int],
-    threshold: float,
-) -> tuple[Bool[np.ndarray, "h w"], int, int]:
-    """Resample a patch-frame mask to the pixels of its window and binarise it.
-
-    Args:
-        mask: Probabilities times 255.
-        window: Where the patch lies in the image, xyxy.
-        image_size: Height and width of the image.
-        threshold: Probability above which a pixel belongs to the object.
-
-    Returns:
-        The part of the mask's box inside the image, and its top row and left column there.
-    """
-    size = len(mask)
-    x0, y0, x1, y1 = (float(v) for v in window)
-    per_x, per_y = size / (x1 - x0), size / (y1 - y0)
-    # Pixels whose centres lie inside the window, the image, and the reach of the mask's own pixels.
-    inside = mask > int(threshold * 255)
-    first_x, last_x = _reach(inside, 0, per_x)
-    first_y, last_y = _reach(inside, 1, per_y)
-    left, top = (
-        max(0, int(np.ceil(start + first / per - 0.5)))
-        for start, first, per in ((x0, first_x, per_x), (y0, first_y, per_y))
-    )
-    right = min(image_size[1], int(np.ceil(x0 + last_x / per_x - 0.5)))
-    bottom = min(image_size[0], int(np.ceil(y0 + last_y / per_y - 0.5)))
-    if right <= left or bottom <= top:
-        return np.zeros((0, 0), bool), min(top, image_size[0]), min(left, image_size[1])
-    box = (
-        max(0.0, (left - x0) * per_x),
-        max(0.0, (top - y0) * per_y),
-        min(float(size), (right - x0) * per_x),
-        min(float(size), (bottom - y0) * per_y),
-    )
-    pixels = Image.fromarray(mask).resize(
-        (right - left, bottom - top), Image.Resampling.BILINEAR, box=box
-    )
-    return np.asarray(pixels) > int(threshold * 255), top, left
-
-
-def _reach(inside: Bool[np.ndarray, "s s"], axis: int, per_pixel: float) -> tuple[float, float]:
-    """From where to where a mask's own values are felt once it is resampled.
-
-    Args:
-        inside: The mask.
-        axis: That is left out: 0 asks for columns, 1 for rows.
-        per_pixel: Values to a pixel; a pixel that holds several takes their mean.
-    """
-    own = np.flatnonzero(inside.any(axis=axis))
-    if not own.size:
-        return 0.0, 0.0
-    support = max(1.0, per_pixel)
-    return max(0.0, own[0] - support), min(float(len(inside)), own[-1] + 1 + support)
-
-
 def encode(
     mask: Bool[np.ndarray, "h w"], image_size: tuple[int, int], top: int = 0, left: int = 0
 ) -> Rle:
     """Encode a mask that lies at (top, left) of an empty image, without making that image."""
-    height, width = image_size
+    height, _ = image_size
     rows, columns = mask.shape
     framed = np.zeros((columns, rows + 2), bool)
     framed[:, 1:-1] = mask.T
@@ -95,7 +35,12 @@ def encode(
     edges = (left + column) * height + top + row
     # A run to the foot of one column goes on at the head of the next: drop the seam's two edges.
     seam = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate([seam, seam + 1]))
+    return from_edges(np.delete(edges, np.concatenate([seam, seam + 1])), image_size)
+
+
+def from_edges(edges: Int[np.ndarray, " k"], image_size: tuple[int, int]) -> Rle:
+    """The mask whose runs begin and end, in turn, at the given pixels, counted down the columns."""
+    height, width = image_size
     counts = np.diff(np.concatenate([[0], edges, [height * width]]))
     if counts[-1] == 0:  # the image's last pixel is in the mask
         counts = counts[:-1]

@@ -68,12 +68,6 @@ def outlines(mask: Bool[np.ndarray, "h w"]) -> list[Ring]:
     return [ring for ring, (x, y) in zip(rings, corners, strict=True) if depth[y, x] == 1]
 
 
-def largest_piece(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The largest piece of a mask, with its holes filled; an empty mask stays empty."""
-    largest = sorted(outlines(mask), key=_area)[-1:]
-    return np.asarray(_depth(largest, mask.shape), bool)
-
-
 def _depth(rings: list[Ring], image_size: tuple[int, ...]) -> Int[np.ndarray, "h w"]:
     """In how many rings each pixel lies: right of a side that runs up it is in, of one down out."""
     height, width = image_size

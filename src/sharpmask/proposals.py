@@ -13,15 +13,16 @@ from sharpmask.defaults import OVERLAY_MASKS
 from sharpmask.drawing import cut_out, draw_masks
 from sharpmask.images import png_bytes, reduce_image
 from sharpmask.masks import Rle
-from sharpmask.polygons import TOLERANCE, Ring, largest_piece, polygons
+from sharpmask.polygons import TOLERANCE, Ring, polygons
+from sharpmask.runs import Runs
 from sharpmask.selection import CONTAINED, Segments, parents, tell_repeats
 
 if TYPE_CHECKING:
     import supervision
 
 MAX_DRAWN = 4096
-SUPPRESSION_CHUNK = 64
-"""Masks pasted and compared at once."""
+CHUNK = 64
+"""Masks pasted, cleaned and compared at once: bounds memory, larger is no faster."""
 
 Chosen = slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"] | Sequence[int]
 
@@ -42,6 +43,8 @@ class Proposals:
         mask_threshold: Probability above which a pixel belongs to the object.
         encoded: The full-size masks, where they are known already; None to make them of the
             patches when they are first asked for.
+        clean: Reduce each mask to its largest piece, with holes filled, when it is made of its
+            patch.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -50,6 +53,7 @@ class Proposals:
     patch_masks: UInt8[np.ndarray, "n s s"]
     mask_threshold: float
     encoded: tuple[Rle, ...] | None = None
+    clean: bool = False
 
     def __post_init__(self) -> None:
         for name in ("image", "scores", "windows", "patch_masks"):
@@ -115,20 +119,14 @@ class Proposals:
     def _rles(self) -> tuple[Rle, ...]:
         if self.encoded is not None:
             return self.encoded
-        return tuple(
-            masks.encode(mask, self.image_size, top, left) for mask, top, left in self._pasted()
-        )
-
-    def _pasted(self) -> Iterator[tuple[Bool[np.ndarray, "a b"], int, int]]:
-        """Each mask inside its own window, with the window's top row and left column."""
-        for mask, window in zip(self.patch_masks, self.windows, strict=True):
-            yield masks.paste(mask, window, self.image_size, self.mask_threshold)
-
-    def _tight(self) -> Iterator[tuple[Bool[np.ndarray, "a b"], int, int]]:
-        """Each full-size mask inside its own box, with the box's top row and left column."""
-        for mask, box in zip(self.masks(), self.boxes.astype(int).tolist(), strict=True):
-            left, top, right, bottom = box
-            yield mask[top:bottom, left:right], top, left
+        rles: list[Rle] = []
+        for start in range(0, len(self), CHUNK):
+            part = slice(start, start + CHUNK)
+            runs = Runs.paste(
+                self.patch_masks[part], self.windows[part], self.image_size, self.mask_threshold
+            )
+            rles += (runs.cleaned() if self.clean else runs).rles()
+        return tuple(rles)
 
     @property
     def boxes(self) -> Float[np.ndarray, "n 4"]:
@@ -142,13 +140,8 @@ class Proposals:
 
     def masks(self) -> Iterator[Bool[np.ndarray, "h w"]]:
         """Full-size masks one by one; ``np.stack(list(p.masks()))`` holds all of them."""
-        if self.encoded is not None:
-            yield from (masks.decode(rle).astype(bool) for rle in self.encoded)
-            return
-        for mask, top, left in self._pasted():
-            full = np.zeros(self.image_size, bool)
-            full[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-            yield full
+        for rle in self._rles:
+            yield masks.decode(rle).astype(bool)
 
     def rles(self) -> list[Rle]:
         """The masks as compressed COCO RLE."""
@@ -182,11 +175,8 @@ class Proposals:
 
     def cleaned(self) -> "Proposals":
         """The same, each mask reduced to its largest piece, with holes filled."""
-        encoded = (
-            masks.encode(largest_piece(mask), self.image_size, top, left)
-            for mask, top, left in self._tight()
-        )
-        return replace(self, encoded=tuple(encoded))
+        encoded = self.encoded and tuple(Runs.of(self.encoded, self.image_size).cleaned().rles())
+        return replace(self, encoded=encoded, clean=True)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Records of COCO's results format; everything is of category 1, "object"."""
@@ -220,8 +210,8 @@ class Proposals:
         rles: list[Rle] = []
 
         def parts() -> Iterator[Sequence[Rle]]:
-            for start in range(0, len(self), SUPPRESSION_CHUNK):
-                part = self[start : start + SUPPRESSION_CHUNK]._rles
+            for start in range(0, len(self), CHUNK):
+                part = self[start : start + CHUNK]._rles
                 rles.extend(part)
                 yield part
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from reference.small_nets import ColourTail, ColourTrunk
 from sharpmask.cli.main import app
 from sharpmask.images import read_image
 from sharpmask.models.backbones import BACKBONES
@@ -22,12 +23,10 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """An ImageNet net and a proposer, both with random weights."""
+    """A net that stands for ImageNet's and a proposer, both small, with random weights."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
-    parts = BACKBONES["resnet18"](), TAILS["resnet18"](padding="zero")
-    state = {key: value for part in parts for key, value in part.state_dict().items()}
-    save_file(state, folder / "imagenet.safetensors")
+    save_file(ColourTrunk("zero").state_dict(), folder / "imagenet.safetensors")
     proposer = {"model": "deepmask", "backbone": "resnet18", "width": 8, "vector": 16}
     proposer |= {"bottleneck_channels": 8, "score_channels": 16}
     save(build(proposer), folder / "proposer.safetensors")
@@ -46,11 +45,17 @@ def annotations(coco_folder, files):
     return path
 
 
+@pytest.fixture(autouse=True)
+def colour_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "colour", ColourTrunk)
+    monkeypatch.setitem(TAILS, "colour", ColourTail)
+
+
 def train(coco_folder, files, output, *more):
     return run(
         "train", "detector", "--train", coco_folder.train, "--images", coco_folder.images,
         "--init", files / "imagenet.safetensors", "--weights", files / "proposer.safetensors",
-        "--backbone", "resnet18", "--min-objects", "2", "--num-proposals", "8",
+        "--backbone", "colour", "--min-objects", "2", "--num-proposals", "8",
         "--output", output, "--workers", "0", *more,
     )  # fmt: skip
 

@@ -2,18 +2,17 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
+from reference.thin_models import thin_file
 from sharpmask.cli import evaluate as evaluate_command
 from sharpmask.cli.main import app
 from sharpmask.coco.reader import load_ground_truth
 from sharpmask.engines.load import load_engine
 from sharpmask.evaluation.evaluator import ProposalEvaluator
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.pretrained import build, save
 
 HEIGHT, WIDTH = 48, 64
 BOXES = {1: [[5, 6, 30, 20], [36, 10, 25, 30]], 2: [[10, 8, 40, 36]], 3: []}
@@ -58,14 +57,9 @@ def coco_rle(box):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(cache):
     """A model file: a SharpMask with random weights, as thin as they come."""
-    torch.manual_seed(0)
-    deepmask = {"model": "deepmask", "bottleneck_channels": 8}
-    thin = {"model": "sharpmask", "deepmask": deepmask, "mask_channels": 16, "skip_channels": 8}
-    path = tmp_path_factory.mktemp("weights") / "thin.safetensors"
-    save(build(thin), path)
-    return path
+    return thin_file(cache)
 
 
 @pytest.fixture
@@ -220,6 +214,15 @@ def test_model_is_scored_as_by_hand(tmp_path, run_model, weights, photos):
     assert figures["boxes"]["AUC"] == expected.boxes.auc()
     assert figures["settings"]["weights"] == "thin.safetensors"
     assert figures["settings"]["num_proposals"] == 5
+
+
+def test_masks_are_scored_as_they_are_if_wanted(tmp_path, run_model):
+    assert run_model(truth()).exit_code == 0
+    cleaned = report(tmp_path)
+    assert run_model(truth(), "--no-clean").exit_code == 0
+    as_they_are = report(tmp_path)
+    assert as_they_are["settings"]["clean"] is False
+    assert cleaned["settings"] == as_they_are["settings"] | {"clean": True}
 
 
 def test_unread_photos_are_told_in_table_file_and_status(tmp_path, run_model, photos):

@@ -18,25 +18,23 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 import sharpmask
+from reference.thin_models import thin_export, thin_file
 from sharpmask.cli.main import app
 from sharpmask.images import read_image
-from sharpmask.models.pretrained import build, save
+from sharpmask.models.pretrained import save
 from sharpmask.torch7.proposer import Torch7Proposer
 
 SIZE = (48, 64)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A model file: a SharpMask with random weights, as thin as they come."""
-    torch.manual_seed(0)
-    deepmask = {"model": "deepmask", "bottleneck_channels": 8}
-    model = build(
-        {"model": "sharpmask", "deepmask": deepmask, "mask_channels": 16, "skip_channels": 8}
-    )
-    path = tmp_path_factory.mktemp("weights") / "thin.safetensors"
-    save(model, path)
-    return path
+def weights(cache):
+    """A model file: a SharpMask with random weights, as thin as they come.
+
+    It is exported already: a process of its own need not import torch.
+    """
+    thin_export(cache)
+    return thin_file(cache)
 
 
 @pytest.fixture
@@ -312,7 +310,7 @@ def test_the_real_command(tmp_path, weights):
     source = Path(sharpmask.__file__).parents[1]
     command = [sys.executable, "-c", "from sharpmask.cli.main import app; app()", "propose"]
     options = ["--weights", weights, "--output", tmp_path / "out", "--num-proposals", "2"]
-    options += ["--engine", "torch"]
+    options += ["--engine", "openvino", "--scales=-1"]
     ended = subprocess.run(
         [*command, good, bad, *options],
         env={**os.environ, "PYTHONPATH": str(source)},
@@ -360,6 +358,7 @@ def test_image_ids_come_from_an_annotation_file(tmp_path, propose):
     [
         (["--torch7", "--mask-threshold", "0.2"], "--mask-threshold: has no effect with --torch7"),
         (["--torch7", "--suppression", "0.7"], "--suppression: has no effect with --torch7"),
+        (["--torch7", "--no-clean"], "--clean: has no effect with --torch7"),
         (["--torch7", "--image-size", "640"], "--image-size: has no effect with --torch7"),
         (["--torch7", "--tiles"], "--tiles: has no effect with --torch7"),
         (["--torch7"], "--engine: has no effect with --torch7"),
@@ -423,7 +422,7 @@ def shell(weights, tmp_path):
 
     def shell(line, **environment):
         command = f"{sys.executable} -m sharpmask propose {tmp_path}/photos --num-proposals 2 "
-        command += f"--engine torch --scales -1 --weights {weights} --output {tmp_path}/out"
+        command += f"--engine openvino --scales -1 --weights {weights} --output {tmp_path}/out"
         return subprocess.run(
             ["bash", "-c", line.replace("SHARPMASK", command)],
             env={**os.environ, "PYTHONPATH": str(Path(sharpmask.__file__).parents[1])}

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 import sharpmask
 from found_masks import iou, mask_of
+from reference.thin_models import thin_export, thin_file
 from sharpmask.cli.main import app
 from sharpmask.cli.photos import Results
 from sharpmask.inference.batch import unshown
-from sharpmask.models.pretrained import build, save
 from sharpmask.writers.formats import FORMATS
 
 ALL = [part for name in FORMATS for part in ("--format", name)]
@@ -29,19 +28,16 @@ SIZE = (48, 64)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A DeepMask with random weights, as thin as they come."""
-    torch.manual_seed(0)
-    deepmask = {"model": "deepmask", "backbone": "resnet18", "width": 8, "vector": 16}
-    path = tmp_path_factory.mktemp("weights") / "thin.safetensors"
-    save(build(deepmask | {"bottleneck_channels": 8, "score_channels": 16}), path)
-    return path
+def weights(cache):
+    """A SharpMask with random weights, as thin as they come; exported already."""
+    thin_export(cache)
+    return thin_file(cache)
 
 
 @pytest.fixture
 def options(weights):
     return [
-        *("--weights", str(weights), "--num-proposals", "20", "--engine", "torch"),
+        *("--weights", str(weights), "--num-proposals", "20", "--engine", "openvino"),
         *("--scales", "-1,0", "--mask-threshold", "0.5", "--suppression", "1"),
     ]
 
@@ -233,13 +229,33 @@ def test_a_format_whose_package_is_missing_names_the_extra(propose, tmp_path, mo
     refused(result, "parquet: ", "pip install 'sharpmask[parquet]'")
 
 
-# --- selection ---
+# --- selection and cleaning ---
+
+
+def test_masks_are_cleaned_unless_that_is_not_wanted(propose, tmp_path, weights):
+    photo = write_photo(tmp_path / "7.png")
+    found = []
+    for option, clean in (("--clean", True), ("--no-clean", False)):
+        assert propose(photo, option).exit_code == 0
+        records = json.loads((tmp_path / "out" / "proposals.json").read_text())
+        found.append([record["segmentation"] for record in records])
+        proposer = sharpmask.Proposer(
+            weights, engine="torch", scales=[-1, 0], num_proposals=20, mask_threshold=0.5,
+            suppression=1, clean=clean,
+        )  # fmt: skip
+        assert found[-1] == proposer(photo).rles()
+    assert found[0] != found[1]
 
 
 def test_selection_is_that_of_python(propose, options, tmp_path, weights):
     photo = write_photo(tmp_path / "7.png")
     proposer = sharpmask.Proposer(
-        weights, engine="torch", scales=[-1, 0], num_proposals=20, mask_threshold=0.5, suppression=1
+        weights,
+        engine="openvino",
+        scales=[-1, 0],
+        num_proposals=20,
+        mask_threshold=0.5,
+        suppression=1,
     )
     every = proposer(photo)
     chosen = sharpmask.selection.Selection(

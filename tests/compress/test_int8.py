@@ -10,14 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 import sharpmask
-from reference.thin_models import thin, thinnest
+from reference.thin_models import thin_export, thin_file, thinnest
 from sharpmask.cli.main import app
 from sharpmask.compress.int8 import quantise
 from sharpmask.engines.export import export
 from sharpmask.engines.load import load_engine
 from sharpmask.images import read_image, write_image
 from sharpmask.masks import rle_iou
-from sharpmask.models.pretrained import save
 from sharpmask.models.sources import resolve
 
 COFFEE = resolve("sharpmask-mobilenetv2").parents[1] / "assets" / "coffee.jpg"
@@ -39,15 +38,13 @@ def annotated(tmp_path, photos):
     return str(tmp_path / "set.json")
 
 
-def test_int8_model_is_smaller_and_much_alike(tmp_path):
-    weights, photos = tmp_path / "thin.safetensors", tmp_path / "photos"
-    save(thin("resnet18"), weights)
+def test_int8_model_is_smaller_and_much_alike(tmp_path, cache):
+    photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(3):
-        write_image(photos / f"{number}.png", np.roll(read_image(COFFEE)[::4, ::4], 50 * number, 1))
-    arguments = ["export", "--weights", str(weights), "--format", "openvino"]
-    folders = tmp_path / "whole", tmp_path / "int8"
-    assert CliRunner().invoke(app, [*arguments, "--output", str(folders[0])]).exit_code == 0
+        write_image(photos / f"{number}.png", np.roll(read_image(COFFEE)[::6, ::6], 50 * number, 1))
+    arguments = ["export", "--weights", str(thin_file(cache)), "--format", "openvino"]
+    folders = thin_export(cache), tmp_path / "int8"
     calibrated = ["--output", str(folders[1]), "--int8", "--calibrate", str(photos)]
     calibrated += ["--annotations", annotated(tmp_path, photos), "--images", str(photos)]
     result = CliRunner().invoke(app, [*arguments, *calibrated])
@@ -90,6 +87,7 @@ def test_int8_without_openvino_or_photos_is_refused(tmp_path, given, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # importing nncf takes seconds
 def test_int8_sends_no_usage_data(tmp_path):
     """nncf sends usage data unless it is kept from it; under pytest it would not."""
     program = f"""
@@ -114,7 +112,6 @@ def test_int8_of_an_onnx_model_is_refused(tmp_path):
         quantise(tmp_path / "onnx", [COFFEE], tmp_path)
 
 
-def test_int8_without_photos_is_refused(tmp_path):
-    export(thinnest(), tmp_path / "openvino", "openvino")
+def test_int8_without_photos_is_refused(tmp_path, cache):
     with pytest.raises(ValueError, match="photos are needed to calibrate on, got none"):
-        quantise(tmp_path / "openvino", [], tmp_path)
+        quantise(thin_export(cache), [], tmp_path)

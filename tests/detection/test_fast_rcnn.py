@@ -3,11 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from PIL import Image
-from torch import nn
 
+from reference.small_nets import ColourTail, ColourTrunk
 from sharpmask.boxes import decode_boxes, encode_boxes
 from sharpmask.coco.annotations import load_coco
 from sharpmask.detection.detections import Category
@@ -30,40 +29,13 @@ from sharpmask.detection.region_batches import (
 )
 from sharpmask.detection.regions import Regions
 from sharpmask.detection.training import complete_photos, fit_fast_rcnn
-from sharpmask.models.backbones import BACKBONES, Backbone
+from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.pretrained import build, save
 from sharpmask.models.sources import WeightsError
-from sharpmask.models.tails import TAILS, Tail
+from sharpmask.models.tails import TAILS
 from sharpmask.training.recipes import fast_rcnn
 
 CATEGORIES = [Category(3, "disc"), Category(7, "plate"), Category(90, "roof")]
-
-
-class ColourTrunk(Backbone):
-    """Mean colours; the last ones through a convolution, so that there is something to train."""
-
-    channels = (3, 3, 3, 6)
-
-    def __init__(self, padding):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 1)
-
-    def forward(self, x):
-        maps = [F.avg_pool2d(x, stride, ceil_mode=True) for stride in (2, 4, 8, 16)]
-        return (*maps[:3], self.conv(maps[3]))
-
-    def layers_to(self, stride):
-        return [self.conv] if stride == 16 else []
-
-
-class ColourTail(Tail):
-    channels = 6
-
-    def __init__(self, padding):
-        super().__init__()
-
-    def forward(self, x):
-        return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.svm import LinearSVC
 from test_regions import photo
 
 from sharpmask.detection import rcnn, training
@@ -100,6 +99,8 @@ def examples(count=6000, channels=5, seed=0):
 
 
 def test_mining_ends_in_the_svm_of_all_negatives(monkeypatch):
+    from sklearn.svm import LinearSVC  # which takes a second to import
+
     data = examples()
     monkeypatch.setattr(rcnn, "FIRST_NEGATIVES", 50)
     monkeypatch.setattr(rcnn, "MINING_ROUNDS", 10)

@@ -35,13 +35,13 @@ COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
 @pytest.fixture(
     scope="session",
     params=[
-        (NAMES[1], "openvino"),
+        ("thin", "openvino"),
         pytest.param(("thin", "onnx"), marks=pytest.mark.slow),
         ("pyramid", "openvino"),
         *(
             pytest.param(slow, marks=pytest.mark.slow)
             for slow in (
-                (NAMES[0], "openvino"),
+                *((name, "openvino") for name in NAMES),
                 ("pyramid", "onnx"),
                 *((name, "onnx") for name in NAMES),
             )
@@ -103,7 +103,9 @@ def test_proposals_are_those_of_torch(engine):
     assert best.min() > 0.99
 
 
-@pytest.mark.parametrize("kind", ["torch", *EXPORTED])
+@pytest.mark.parametrize(
+    "kind", ["torch", "openvino", pytest.param("onnx", marks=pytest.mark.slow)]
+)
 def test_engine_shared_by_threads_answers_each(kind, cache):
     engine = load_engine(thin_file(cache), kind, streams=3)
     proposer = sharpmask.Proposer(engine, num_proposals=20, num_candidates=20, scales=[-2])
@@ -115,9 +117,73 @@ def test_engine_shared_by_threads_answers_each(kind, cache):
     assert expected[0] != expected[1]
 
 
+def test_onnx_made_by_hand_is_answered_by_three_threads(tmp_path):
+    """Scores are pixels, a mask is its cell's score; torch's exporter takes seconds."""
+    from onnx import TensorProto, helper
+
+    def write(name, inputs, outputs, nodes, **constants):
+        kinds = {np.uint8: TensorProto.UINT8, np.int64: TensorProto.INT64}
+
+        def values(some):
+            return [
+                helper.make_tensor_value_info(k, kinds.get(t, TensorProto.FLOAT), s)
+                for k, (t, s) in some.items()
+            ]
+
+        numbers = [
+            helper.make_tensor(k, TensorProto.INT64, [len(v)], v) for k, v in constants.items()
+        ]
+        graph = helper.make_graph(nodes, name, values(inputs), values(outputs), numbers)
+        opset = [helper.make_opsetid("", 18)]
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(helper.make_model(graph, opset_imports=opset, ir_version=9)
+                         .SerializeToString())  # fmt: skip
+
+    node, some = helper.make_node, np.float32
+    write(
+        "encoder",
+        {"image": (np.uint8, ["h", "w", 3])},
+        {"scores0": (some, ["r", "c"]), "feature0": (some, ["r", "c"])},
+        [
+            node("Slice", ["image", "begin", "end", "axes", "steps"], ["red"]),
+            node("Squeeze", ["red", "last"], ["flat"]),
+            node("Cast", ["flat"], ["scores0"], to=TensorProto.FLOAT),
+            node("Identity", ["scores0"], ["feature0"]),
+        ],
+        begin=[0, 0, 0], end=[10**6, 10**6, 1], axes=[0, 1, 2], steps=[16, 16, 1], last=[2],
+    )  # fmt: skip
+    write(
+        "decoder",
+        {"cells": (np.int64, ["n", 3]), "feature0": (some, ["r", "c"])},
+        {"masks": (some, ["n", 1, 1])},
+        [
+            node("Slice", ["cells", "begin", "end", "axes"], ["places"]),
+            node("GatherND", ["feature0", "places"], ["chosen"]),
+            node("Unsqueeze", ["chosen", "sides"], ["masks"]),
+        ],
+        begin=[1], end=[3], axes=[1], sides=[1, 2],
+    )  # fmt: skip
+    description = {"runtime": "onnx", "geometry": {}}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(description))
+    engine = load_engine(tmp_path, streams=3)
+    assert engine.name == "onnx"
+    images = list(np.random.default_rng(0).integers(0, 256, (12, 320, 352, 3), np.uint8))
+    cells = np.array([[0, 3, 5], [0, 0, 1]])
+
+    def answer(image):
+        (scores,), features = engine.encode(image)
+        return scores, engine.decode(features, cells)
+
+    for image, call in zip(images, map_ordered(answer, images, 3), strict=True):
+        scores, masks = call.result()
+        expected = image[::16, ::16, 0].astype(np.float32)
+        np.testing.assert_array_equal(scores, expected)
+        np.testing.assert_array_equal(masks[:, 0, 0], expected[cells[:, 1], cells[:, 2]])
+
+
 def test_ctrl_c_after_engines_have_gone_interrupts(cache):
     for _ in range(2):
-        engine = load_engine(NAMES[1], "openvino")
+        engine = load_engine(thin_file(cache), "openvino")
         ending = threading.Thread(target=lambda parts: parts.clear(), args=([engine],))
         del engine
         ending.start()
@@ -144,17 +210,17 @@ def test_export_of_a_model_without_laterals_to_onnx(tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        *(thin(backbone) for backbone in ("resnet18", "resnet50", "vgg11", "vgg16")),
-        *(thin("resnet18", head) for head in "ab"),
-        thin("vgg11", "original"),
-        thin("resnet50", mask_channels=16, skip_channels=16, form="concatenated"),
-        thin("vgg11", lateral=False),
-        thin("resnet18", vertical=False, upsampling="nearest"),
+        *({"backbone": name} for name in ("resnet18", "resnet50", "vgg11", "vgg16")),
+        *({"backbone": "resnet18", "head": head} for head in "ab"),
+        {"backbone": "vgg11", "head": "original"},
+        {"backbone": "resnet50", "mask_channels": 16, "skip_channels": 16, "form": "concatenated"},
+        {"backbone": "vgg11", "lateral": False},
+        {"backbone": "resnet18", "vertical": False, "upsampling": "nearest"},
     ],
-    ids=lambda model: json.dumps(model.architecture),
+    ids=json.dumps,
 )
 def test_export_of_every_architecture_computes_the_same(model, kind, tmp_path):
-    assert export(model, tmp_path, kind).name == kind  # which compares it with torch
+    assert export(thin(**model), tmp_path, kind).name == kind  # which compares it with torch
 
 
 # --- exporting ---
@@ -174,7 +240,7 @@ def test_compare_with_other_weights_raises(engine):
 
 
 def test_export_command_writes_what_weights_takes(tmp_path):
-    save(thin("resnet18"), tmp_path / "thin.safetensors", metadata={"licence": "free"})
+    save(thinnest(), tmp_path / "thin.safetensors", metadata={"licence": "free"})
     folder = tmp_path / "exported"
     arguments = ["--weights", str(tmp_path / "thin.safetensors"), "--output", str(folder)]
     for _ in range(2):  # a second time replaces the first
@@ -190,19 +256,24 @@ def test_export_command_writes_what_weights_takes(tmp_path):
         load_engine(folder, "onnx")
 
 
-def test_bfloat16_with_amx_is_used_and_without_is_not(monkeypatch):
-    exact, fast = (load_engine(NAMES[1], name) for name in ("openvino", "openvino-bf16"))
+@pytest.mark.parametrize(
+    ("name", "least"),  # the logits of random weights are small
+    [("thin", 1e-4), pytest.param(NAMES[1], 1e-3, marks=pytest.mark.slow)],
+)
+def test_bfloat16_with_amx_is_used_and_without_is_not(monkeypatch, cache, name, least):
+    source = thin_file(cache) if name == "thin" else name
+    exact, fast = (load_engine(source, kind) for kind in ("openvino", "openvino-bf16"))
     has_amx = torch.cpu._is_amx_tile_supported()
     assert fast.name == ("openvino-bf16" if has_amx else "openvino")
     photo = read_image(COFFEE)
-    found, expected = (sharpmask.Proposer(e, scales=[-2, -1])(photo) for e in (fast, exact))
+    found, expected = (sharpmask.Proposer(e, scales=[-2])(photo) for e in (fast, exact))
     assert rle_iou(found.rles(), expected.rles()).max(axis=1).mean() > 0.9
     image = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
     scores = [engine.encode(image)[0][0] for engine in (fast, exact)]
     difference = np.abs(np.subtract(*scores)).max()
-    assert bool(0.001 < difference < 0.5) == has_amx
+    assert bool(least < difference < 0.5) == has_amx
     monkeypatch.setattr(exported, "has_amx", lambda: False)
-    without = load_engine(NAMES[1], "openvino-bf16")
+    without = load_engine(source, "openvino-bf16")
     assert without.name == "openvino"
     np.testing.assert_array_equal(without.encode(image)[0][0], scores[1])
 

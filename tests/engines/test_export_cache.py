@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reference.thin_models import thin_file, thinnest
+from reference.thin_models import thin_export, thin_file, thinnest
 from sharpmask import files
 from sharpmask.engines import export_cache
 from sharpmask.engines.exported import DESCRIPTION
@@ -27,12 +28,17 @@ def scores(engine):
 
 
 @pytest.fixture
-def own_cache(tmp_path, monkeypatch):
-    """A cache of this test's own, and the exports made."""
+def own_cache(tmp_path, cache, monkeypatch):
+    """A cache of this test's own, and the exports made: copies, as they take a moment only."""
+    ready, made = thin_export(cache), []
+
+    def export(weights, folder, runtime):
+        assert (weights.read_bytes(), runtime) == (thin_file(cache).read_bytes(), "openvino")
+        made.append(folder)
+        shutil.copytree(ready, folder, dirs_exist_ok=True, ignore=lambda *_: [export_cache.SEAL])
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made = []
-    export = export_cache._export
-    monkeypatch.setattr(export_cache, "_export", lambda *a: (made.append(a[1]), export(*a)))
+    monkeypatch.setattr(export_cache, "_export", export)
     return tmp_path / "cache" / "sharpmask" / "exported", made
 
 
@@ -40,10 +46,12 @@ def entries(folder):
     return sorted(path for path in folder.iterdir() if path.name != LOCK)
 
 
-def test_export_is_kept_until_weights_code_or_versions_change(own_cache, tmp_path, monkeypatch):
+def test_export_is_kept_until_weights_code_or_versions_change(
+    own_cache, cache, tmp_path, monkeypatch
+):
     folder, made = own_cache
     weights = tmp_path / "model.safetensors"
-    save(thinnest(), weights)
+    weights.write_bytes(thin_file(cache).read_bytes())
     first = scores(load_engine(weights, "openvino"))
     again = tmp_path / "another name.safetensors"
     again.write_bytes(weights.read_bytes())
@@ -126,7 +134,7 @@ print(load_engine(Path({str(thin_file(cache))!r}), "openvino").name)
     assert (entry / DESCRIPTION).is_file()
 
 
-def test_cache_over_its_size_loses_what_was_not_used_for_longest(own_cache, tmp_path, monkeypatch):
+def test_cache_over_its_size_loses_what_was_not_used_for_longest(own_cache, cache, monkeypatch):
     folder, made = own_cache
     monkeypatch.setattr(export_cache, "MAX_BYTES", 1)
     for name, hours in (("old", 30), ("older", 50)):
@@ -134,13 +142,12 @@ def test_cache_over_its_size_loses_what_was_not_used_for_longest(own_cache, tmp_
         (folder / name / "encoder.bin").write_bytes(bytes(100))
         used = time.time() - 3600 * hours
         os.utime(folder / name, (used, used))
-    save(thinnest(), tmp_path / "model.safetensors")
-    load_engine(tmp_path / "model.safetensors", "openvino")
+    load_engine(thin_file(cache), "openvino")
     (entry,) = entries(folder)
     assert entry.name.startswith("openvino-")
     used = time.time() - 7200
     os.utime(entry, (used, used))
-    load_engine(tmp_path / "model.safetensors", "openvino")
+    load_engine(thin_file(cache), "openvino")
     assert entry.stat().st_mtime > used + 3600  # using it counts
     assert len(made) == 1
 

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 import sharpmask
-from reference.thin_models import thin, thin_file, thinnest
+from reference.thin_models import thin, thin_export, thin_file
 from sharpmask.engines import exported
-from sharpmask.engines.export import export
 from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import load_engine
 
@@ -59,9 +58,9 @@ def test_first_calls_of_two_threads_in_a_new_process_end(cache, kind, each_its_o
     cold(thin_file(cache), kind, each_its_own=each_its_own)
 
 
-def test_engines_started_by_threads_at_once_start_one_after_the_other(tmp_path, monkeypatch):
+def test_engines_started_by_threads_at_once_start_one_after_the_other(cache, monkeypatch):
     """What the runtime does first happens in one thread at a time, and before the engine comes."""
-    export(thinnest(), tmp_path, "openvino")
+    folder = thin_export(cache)
     inside, most, calls = [], [], []
     lock = threading.Lock()
 
@@ -81,7 +80,7 @@ def test_engines_started_by_threads_at_once_start_one_after_the_other(tmp_path, 
 
     monkeypatch.setattr(exported, "start_openvino", start)
     with ThreadPoolExecutor(8) as pool:
-        engines = list(pool.map(lambda _: ExportedEngine(tmp_path), range(8)))
+        engines = list(pool.map(lambda _: ExportedEngine(folder), range(8)))
     assert len(engines) == 8
     assert max(most) == 1
     assert calls == ["encoder", "decoder"] * 8
@@ -117,8 +116,8 @@ def test_forked_process_answers_with_an_openvino_engine_used_before(cache):
     assert done.stdout == "answered in the child\n", done.stderr
 
 
-def test_engine_that_cannot_answer_is_refused_at_once(tmp_path, monkeypatch):
-    export(thinnest(), tmp_path, "openvino")
+def test_engine_that_cannot_answer_is_refused_at_once(cache, monkeypatch):
+    folder = thin_export(cache)
 
     def start(path, streams, *, bfloat16):
         def run(*inputs):
@@ -128,7 +127,7 @@ def test_engine_that_cannot_answer_is_refused_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(exported, "start_openvino", start)
     with pytest.raises(exported.WeightsError, match="RuntimeError; export the model again"):
-        ExportedEngine(tmp_path)
+        ExportedEngine(folder)
 
 
 # --- the caller's model ---

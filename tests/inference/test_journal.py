@@ -1,10 +1,10 @@
 """Runs over many photos that are killed, stopped, or run out of disk."""
 
+import itertools
 import json
+import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +13,6 @@ import pytest
 from sharpmask.images import ImageError
 from sharpmask.inference.batch import number_photos, write_records
 from sharpmask.inference.journal import Journal, Photo
-
-PROGRAM = """
-import itertools, os, signal, sys
-from pathlib import Path
-import numpy as np
-from sharpmask.inference.batch import number_photos, write_records
-
-folder, streams, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-calls = itertools.count(1)
-
-class Found:
-    def __init__(self, path):
-        if next(calls) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        with (folder / "log").open("a") as log:
-            log.write(path.name + "\\n")
-        self.image = np.zeros((4, 6, 3), np.uint8)
-
-    def to_coco(self, image_id):
-        return [{"image_id": image_id, "score": k / 7} for k in range(image_id)]
-
-photos = number_photos(sorted((folder / "photos").iterdir()))
-print(write_records(
-    photos, Found, folder / "out" / "found.json", settings={"a": 1}, streams=streams,
-    report=lambda line: print(line, file=sys.stderr),
-))
-"""
 
 
 class Found:
@@ -63,8 +36,32 @@ def folder(tmp_path):
 
 
 def run(folder, streams=1, last=0):
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(streams), str(last)]
-    return subprocess.run(command, capture_output=True, text=True)
+    """Find as many records in a photo as its number says; kill this process at the last photo."""
+    calls, lines = itertools.count(1), []
+
+    def find(path):
+        if next(calls) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with (folder / "log").open("a") as log:
+            log.write(path.name + "\n")
+        return Found(*({"score": k / 7} for k in range(int(path.stem))))
+
+    photos = number_photos(sorted((folder / "photos").iterdir()))
+    file = folder / "out" / "found.json"
+    write_records(photos, find, file, settings={"a": 1}, streams=streams, report=lines.append)
+    return lines
+
+
+def run_killed(folder, streams, last):
+    """The same in a copy of this process, which does not live to its end."""
+    child = os.fork()
+    if not child:
+        try:
+            run(folder, streams, last)
+        finally:
+            os._exit(0)
+    _, ending = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(ending) == -signal.SIGKILL
 
 
 def expected(folder):
@@ -77,21 +74,20 @@ def expected(folder):
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("streams", [1, 3])
 def test_a_run_that_is_killed_again_and_again_ends_like_a_calm_one(folder, streams):
     finished = 0
     # Of three streams, six photos are under way: 3 to 9 are done before the last kill.
     for last in (1, 4, 3, 6) if streams == 1 else (2, 9, 2):
-        done = run(folder, streams, last)
-        assert done.returncode == -signal.SIGKILL
+        run_killed(folder, streams, last)
         assert not (folder / "out" / "found.json").exists()
         lines = (folder / "out" / ".found.json.journal").read_bytes().count(b"\n")
         assert lines >= finished
         finished = lines
-    last = run(folder, streams)
-    assert last.returncode == 0
     assert finished > 3
-    assert f"{finished - 1} of 12 photos were done before" in last.stderr
+    (line,) = run(folder, streams)
+    assert f"{finished - 1} of 12 photos were done before" in line
     assert json.loads((folder / "out" / "found.json").read_text()) == expected(folder)
     assert sorted(path.name for path in (folder / "out").iterdir()) == [".lock", "found.json"]
     names = (folder / "log").read_text().split()
@@ -100,12 +96,13 @@ def test_a_run_that_is_killed_again_and_again_ends_like_a_calm_one(folder, strea
     assert len(names) <= 12 + 4 * 2 * streams
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("cut", [1, 9, 40])
 def test_a_line_that_was_cut_off_is_written_again(folder, cut):
-    run(folder, 1, 9)
+    run_killed(folder, 1, 9)
     journal = folder / "out" / ".found.json.journal"
     journal.write_bytes(journal.read_bytes()[:-cut])
-    assert run(folder).returncode == 0
+    run(folder)
     assert json.loads((folder / "out" / "found.json").read_text()) == expected(folder)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 import sharpmask
 from reference.small_nets import GEOMETRY
@@ -76,8 +77,8 @@ def net():
     return real_net()
 
 
-PAPER = {"quality_exponent": 0.0, "suppression": 1.0}
-"""Settings that rank by the scores alone."""
+PAPER = {"quality_exponent": 0.0, "suppression": 1.0, "clean": False}
+"""Settings that rank by the scores alone and leave masks as they are."""
 
 
 def same(first, second):
@@ -200,7 +201,7 @@ def test_only_photos_that_are_too_large_are_reduced(image_size, seen):
 # --- real networks ---
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (17, 16)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (17, 16)], ids=str)
 def test_tiny_photos(net, size):
     proposals = Proposer(net, device="cpu", num_proposals=20)(np.full((*size, 3), 200, np.uint8))
     assert 0 < len(proposals) <= 20
@@ -260,7 +261,7 @@ def test_a_photo_with_an_orientation_is_its_turned_pixels(net, tmp_path, orienta
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(PHOTO).save(tmp_path / "turned.png", exif=exif)
-    proposer = Proposer(net, device="cpu", scales=[-1.0], num_proposals=5)
+    proposer = Proposer(net, device="cpu", scales=[-2.0], num_proposals=5)
     same(proposer(tmp_path / "turned.png"), proposer(np.ascontiguousarray(upright(PHOTO))))
 
 
@@ -303,12 +304,32 @@ class DoubtfulEngine(CellEngine):
         return logits
 
 
-@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize("suppression", [0.3, 0.6, 1.0])
+class SpeckledEngine(CellEngine):
+    """Masks of many pieces with holes."""
+
+    def decode(self, number, cells):
+        return np.random.default_rng(number).normal(1, 2, (len(cells), 32, 32))
+
+
+@pytest.mark.parametrize("settings", [{}, {"suppression": 1.0}, {"quality_exponent": 0.0}])
+def test_masks_are_one_piece_without_holes_unless_that_is_not_wanted(settings):
+    settings = {"scales": [0.0, -0.5], "num_proposals": 30, **settings}
+    proposals = Proposer(SpeckledEngine(), **settings)(PHOTO)
+    assert len(proposals) == 30
+    for mask in proposals.masks():
+        assert ndimage.label(mask)[1] == 1
+        np.testing.assert_array_equal(ndimage.binary_fill_holes(mask), mask)
+    as_they_are = Proposer(SpeckledEngine(), clean=False, **settings)(PHOTO)
+    assert any(ndimage.label(mask)[1] > 1 for mask in as_they_are.masks())
+
+
+@pytest.mark.parametrize(
+    ("suppression", "exponent"), [(0.3, 1.0), (0.6, 0.0), (0.6, 2.0), (1.0, 1.0)]
+)
 def test_ranks_by_score_and_quality_and_repeats_last(suppression, exponent):
     base = {"scales": [0.0, -0.5], "num_proposals": 1000}  # all cells
     plain = Proposer(DoubtfulEngine(), **base, **PAPER)(PHOTO)
-    settings = {"quality_exponent": exponent, "suppression": suppression}
+    settings = {"quality_exponent": exponent, "suppression": suppression, "clean": False}
     ranked = Proposer(DoubtfulEngine(), **base, **settings)(PHOTO)
     scores = [
         score * slow_quality(mask, 0.35) ** exponent
@@ -345,21 +366,23 @@ def test_ranking_anew_needs_more_candidates(settings, decoded):
     assert sum(engine.batches) == decoded
 
 
-def test_cells_beside_a_better_one_come_last():
+@pytest.mark.parametrize("nearness", [(1, 1), (2, 2), (3, 1)])
+def test_cells_near_a_better_one_come_last(nearness):
     rng = np.random.default_rng(0)
     places = np.array([(m, r, c) for m in range(2) for r in range(6) for c in range(7)])
     numbers, *cells = rng.permutation(places)[:60].T
-    order = apart_first(numbers, np.stack(cells, axis=1))
-    found = list(zip(numbers, *cells, strict=True))
+    cells = np.stack(cells, axis=1)
     kept = []
-    for k, place in enumerate(found):
-        steps = [np.abs(np.subtract(place, found[better])).tolist() for better in kept]
-        if [0, 1, 0] not in steps and [0, 0, 1] not in steps:
+    for k in range(60):
+        better = [other for other in kept if numbers[other] == numbers[k]]
+        if all(np.abs(cells[k] - cells[other]).sum() > nearness[numbers[k]] for other in better):
             kept.append(k)
     beside = sorted({*range(60)} - {*kept})
-    assert order.tolist() == kept + beside
-    assert 10 < len(beside) < 50
-    assert apart_first(numbers[:0], np.zeros((0, 2), int)).tolist() == []
+    assert 5 < len(kept) < 55
+    for count in (1, len(kept), len(kept) + 3, 60, 100):
+        found = apart_first(numbers, cells, nearness, count)
+        assert found.tolist() == (kept + beside)[:count]
+    assert apart_first(numbers[:0], cells[:0], nearness, 5).tolist() == []
 
 
 def test_few_candidates_are_spread_over_the_photo():

@@ -18,7 +18,10 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenet_v2", "resnet18", "resnet50", pytest.param("resnet34", marks=pytest.mark.slow)],
+)
 def test_the_last_map_is_torchvisions(tmp_path, name):
     reference = randomised(REFERENCES[name]())
     save_file(reference.state_dict(), tmp_path / "net.safetensors")

@@ -2,6 +2,8 @@
 
 import torch
 
+from sharpmask.engines import export_cache
+from sharpmask.files import cache_folder
 from sharpmask.models.pretrained import build, save
 
 
@@ -50,3 +52,10 @@ def thin_file(folder):
     if not path.exists():
         save(thinnest(mask_channels=16, skip_channels=8), path)
     return path
+
+
+def thin_export(folder):
+    """The model of ``thin_file`` as it is kept for OpenVINO; not to be written to."""
+    weights = thin_file(folder)
+    export_cache.exported(weights, "openvino")
+    return cache_folder() / "exported" / f"openvino-{export_cache._key(weights, 'openvino')}"

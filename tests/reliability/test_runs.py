@@ -186,7 +186,7 @@ def test_the_loss_curve_is_the_recorded_one(note):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # few cores
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_change_no_loss(tmp_path, workers, note):
     curves = []
     for count in (0, workers):
@@ -257,7 +257,7 @@ def test_a_folder_run_killed_at_random_instants_ends_like_a_calm_one(tmp_path, w
 
 
 def test_memory_stays_flat_over_many_photos(tmp_path, weights, size, note):
-    count = size(20_000, 200)
+    count = size(20_000, 60)
     proposer = sharpmask.Proposer(
         sharpmask.load(weights), num_proposals=5, num_candidates=5, scales=[-1], device="cpu"
     )

@@ -227,7 +227,7 @@ import sharpmask
 seconds = time.perf_counter() - start
 assert "torch" not in sys.modules
 engine = sharpmask.load_engine("sharpmask-mobilenetv2", sys.argv[1])
-proposals = sharpmask.Proposer(engine, num_proposals=5, scales=[-1])
+proposals = sharpmask.Proposer(engine, num_proposals=5, scales=[-2])
 photo = sharpmask.__path__[0] + "/assets/coffee.jpg"
 print(seconds, len(proposals(photo)))
 """

@@ -258,12 +258,11 @@ def test_stage_two_learns_from_scenes(tmp_path, data, fabric):
 
 # Forking while TensorBoard's thread writes: newer Pythons warn.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")
 @pytest.mark.parametrize("recipe", [ONE, DENSE], ids=["patches", "scenes"])
 def test_workers_change_nothing(tmp_path, data, fabric, recipe):
-    short = dataclasses.replace(recipe, steps=5, validate_every=5)
+    short = dataclasses.replace(recipe, steps=3, validate_every=3)
     ends = []
-    for workers in (0, 2, 4):
+    for workers in (0, 2):
         np.random.seed(workers)  # noqa: NPY002 - what was random before must not matter
         model = thin_deepmask()
         run(model, tmp_path / str(workers), data, fabric, recipe=short, workers=workers)

@@ -40,6 +40,7 @@ def detect(
     min_score: Annotated[
         float, typer.Option(help="Leave out detections with a lower score (0 to 1).")
     ] = defaults.MIN_SCORE,
+    clean: Annotated[bool, typer.Option(help="As in propose, for the regions' masks.")] = True,
     annotations: Annotations = None,
     overlay: Annotated[bool, typer.Option(help="Draw the objects on the photo.")] = True,
     overlay_score: Annotated[
@@ -67,7 +68,7 @@ def detect(
         streams = streams_for(len(photos))
         proposer = load_proposer(
             classifier.metadata, detector, weights=source, engine=engine, device=device,
-            streams=streams,
+            streams=streams, clean=clean,
         )  # fmt: skip
         outcome = write_records(
             photos,

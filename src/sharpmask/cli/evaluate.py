@@ -8,6 +8,7 @@ import typer
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, complain, out, progress
 from sharpmask.cli.model_options import (
+    Clean,
     Device,
     EngineChoice,
     MaskThreshold,
@@ -32,7 +33,7 @@ OF_A_FILE = ALWAYS | {"proposals", "first"}
 OF_DETECTIONS = ALWAYS | {"detections", "category"}
 OF_A_MODEL = ALWAYS | {
     *("first", "images", "weights", "engine", "device"),
-    *("num_proposals", "scales", "mask_threshold", "suppression"),
+    *("num_proposals", "scales", "mask_threshold", "suppression", "clean"),
 }
 
 
@@ -66,6 +67,7 @@ def evaluate(
     scales: Scales = "default",
     mask_threshold: MaskThreshold = None,
     suppression: Suppression = defaults.SUPPRESSION,
+    clean: Clean = True,
     first: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of images, those with the lowest ids.")
     ] = None,
@@ -98,7 +100,7 @@ def evaluate(
             only(context, OF_A_MODEL, "a model")
             options = {
                 "num_proposals": num_proposals, "scales": scales,
-                "mask_threshold": mask_threshold, "suppression": suppression,
+                "mask_threshold": mask_threshold, "suppression": suppression, "clean": clean,
             }  # fmt: skip
             result, engine_name = score_model(
                 annotations, images, (weights, engine, device), options, boxes_only, first

@@ -32,6 +32,9 @@ Suppression = Annotated[
         "this."
     ),
 ]
+Clean = Annotated[
+    bool, typer.Option(help="Reduce each mask to its largest piece, with holes filled.")
+]
 EngineChoice = Annotated[
     EngineName,
     typer.Option(help="What runs the model; auto: the fastest installed (docs/export.md)."),

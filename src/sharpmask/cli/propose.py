@@ -9,6 +9,7 @@ import typer
 from sharpmask import defaults
 from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, refuse_options
 from sharpmask.cli.model_options import (
+    Clean,
     Device,
     EngineChoice,
     MaskThreshold,
@@ -30,7 +31,7 @@ from sharpmask.writers.writer import Destination
 
 FILES = ("output", "overlay", "overlay_masks", "formats", "polygons")
 """Options that choose files."""
-NOT_FAIRS = ("mask_threshold", "suppression", "image_size", "tiles", "engine")
+NOT_FAIRS = ("mask_threshold", "suppression", "clean", "image_size", "tiles", "engine")
 """Options of what FAIR's code does in one way only."""
 
 CHOICE = "Which masks to keep"
@@ -121,6 +122,7 @@ def propose(
     ] = defaults.IMAGE_SIZE,
     mask_threshold: MaskThreshold = None,
     suppression: Suppression = defaults.SUPPRESSION,
+    clean: Clean = True,
     annotations: Annotations = None,
     tiles: Annotated[
         bool,
@@ -172,7 +174,8 @@ def propose(
         loaded = load_engine(weights, "torch" if torch7 else engine, device, streams=streams)
         find = finder(
             loaded, torch7=torch7, tiles=tiles, num_proposals=num_proposals, scales=scales,
-            mask_threshold=mask_threshold, suppression=suppression, image_size=image_size,
+            mask_threshold=mask_threshold, suppression=suppression, clean=clean,
+            image_size=image_size,
             progress=results.progress if len(photos) == 1 else unshown,
         )  # fmt: skip
         outcome = write_records(

@@ -60,6 +60,7 @@ class Detector:
         engine: EngineName = "auto",
         device: str = "auto",
         streams: int = 1,
+        clean: bool = True,
         suppression: float = 0.3,
         min_score: float = defaults.MIN_SCORE,
     ) -> "Detector":
@@ -71,6 +72,7 @@ class Detector:
             engine: What runs the proposer (see ``load_engine``).
             device: Of the proposer: "auto", "cpu" or "cuda".
             streams: Photos read at once (see ``load_engine``).
+            clean: As of a ``Proposer``.
             suppression: As of a ``Detector``.
             min_score: As of a ``Detector``.
 
@@ -81,7 +83,7 @@ class Detector:
         classifier = load_classifier(source)
         proposer = load_proposer(
             classifier.metadata, source, weights=weights, engine=engine, device=device,
-            streams=streams,
+            streams=streams, clean=clean,
         )  # fmt: skip
         return cls(classifier, proposer, suppression=suppression, min_score=min_score)
 

@@ -144,6 +144,7 @@ def load_proposer(
     engine: EngineName = "auto",
     device: str = "auto",
     streams: int = 1,
+    clean: bool = True,
 ) -> Proposer:
     """The proposer of a detector, with the settings that it was trained with.
 
@@ -154,6 +155,7 @@ def load_proposer(
         engine: As for ``load_engine``.
         device: As for ``load_engine``.
         streams: As for ``load_engine``.
+        clean: As of a ``Proposer``.
 
     Raises:
         ValueError: The model is not there.
@@ -164,4 +166,5 @@ def load_proposer(
         load_engine(source, engine, device, streams=streams),
         num_proposals=note.get("num_proposals", NUM_PROPOSALS),
         scales=note.get("scales", "default"),
+        clean=clean,
     )

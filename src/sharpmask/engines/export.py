@@ -172,7 +172,11 @@ def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path:
         raise ValueError(f"export: {error}; pip install 'sharpmask[openvino]'") from None
     # What openvino.convert_model does, but for its sending of usage data.
     frontend = FrontEndManager().load_by_framework("pytorch")
-    traced = TorchScriptPythonDecoder(network, example_input=inputs)  # must outlive the next line
+    traced = TorchScriptPythonDecoder(  # must outlive the next line
+        network,
+        example_input=inputs,
+        trace_kwargs={"check_trace": False},  # ``compare`` checks what comes of it
+    )
     model = frontend.convert(frontend.load(traced))
     if isinstance(network, Encoder):
         shapes = [[-1, -1, 3]]

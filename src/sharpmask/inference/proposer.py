@@ -60,8 +60,8 @@ class Proposer:
             runs; or an engine.
         num_proposals: Maximum number of proposals per photo.
         num_candidates: Minimum number of masks decoded, to be ranked by quality and compared with
-            each other. 1.5 times ``num_proposals`` is enough: more candidates found no more
-            objects (docs/log.md).
+            each other; the one chosen for the model's kind if None: more found no more objects
+            (docs/log.md).
         scales: "default", "zoom" (one more scale, for smaller objects), "zoom2" (two more), "fast"
             (a feature pyramid's, smaller by half an octave), or octaves.
         mask_threshold: Probability above which a pixel belongs to the object; the one chosen for
@@ -71,6 +71,7 @@ class Proposer:
             the one chosen for the model's kind if None.
         suppression: A mask whose IoU with a better one exceeds this is ranked behind all that
             repeat none; 1 leaves the order alone, as the paper does.
+        clean: Reduce each mask to its largest piece, with holes filled.
         image_size: Photos whose longer side exceeds this many pixels are first reduced to it, so
             that the pyramid's scales mean what they mean on COCO. Masks have the photo's own size.
         engine: What runs the model where ``source`` names one; see ``load_engine``.
@@ -86,11 +87,12 @@ class Proposer:
         source: "str | PathLike[str] | Model | Engine" = defaults.MODEL,
         *,
         num_proposals: int = defaults.NUM_PROPOSALS,
-        num_candidates: int = defaults.NUM_PROPOSALS * 3 // 2,
+        num_candidates: int | None = None,
         scales: str | Sequence[float] = "default",
         mask_threshold: float | None = None,
         quality_exponent: float | None = None,
         suppression: float = defaults.SUPPRESSION,
+        clean: bool = True,
         image_size: int = defaults.IMAGE_SIZE,
         engine: EngineName = "auto",
         device: str = "auto",
@@ -101,6 +103,8 @@ class Proposer:
             mask_threshold = geometry.mask_threshold
         if quality_exponent is None:
             quality_exponent = geometry.quality_exponent
+        if num_candidates is None:
+            num_candidates = geometry.num_candidates
         for name, count in (("num_proposals", num_proposals), ("num_candidates", num_candidates)):
             if not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name}: expected at least 1, got {count}")
@@ -120,6 +124,7 @@ class Proposer:
         self.mask_threshold = mask_threshold
         self.quality_exponent = quality_exponent
         self.suppression = suppression
+        self.clean = clean
         self.image_size = image_size
 
     def map(
@@ -154,7 +159,8 @@ class Proposer:
         if reranks:
             count = max(self.num_proposals, self.num_candidates)
             numbers, cells, scores = self.select(maps, max(count, POOL))
-            apart = np.sort(apart_first(numbers, cells)[:count])
+            nearness = [self.engine.geometry.nearness[level.index] for level in levels]
+            apart = np.sort(apart_first(numbers, cells, nearness, count))
             numbers, cells, scores = numbers[apart], cells[apart], scores[apart]
         else:
             numbers, cells, scores = self.select(maps, self.num_proposals)
@@ -175,7 +181,12 @@ class Proposer:
         scores = sigmoid(scores) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
         order = np.argsort(-scores, kind="stable")
         proposals = Proposals(
-            pixels, scores[order], windows[order], masks[order], self.mask_threshold
+            pixels,
+            scores[order],
+            windows[order],
+            masks[order],
+            self.mask_threshold,
+            clean=self.clean,  # Deviation: one-piece
         )
         if self.suppression == 1:
             return proposals[proposals.areas > 0][: self.num_proposals]
@@ -233,25 +244,40 @@ class Proposer:
 
 
 def apart_first(
-    numbers: Int[np.ndarray, " n"], cells: Int[np.ndarray, "n 2"]
-) -> Int[np.ndarray, " n"]:
-    """Order of cells, best first, that puts those beside a better one last.
+    numbers: Int[np.ndarray, " n"],
+    cells: Int[np.ndarray, "n 2"],
+    nearness: Sequence[int],
+    count: int,
+) -> Int[np.ndarray, " m"]:
+    """The first ``count`` cells, best first, once those near a better one are put last.
 
-    Neighbours in a row or column of the same map see nearly the same window (IoU .82) and find the
-    same object; without them the same number of windows finds more objects.
+    Neighbours in the same map see nearly the same window (in a row or column IoU .82, two cells
+    away .68) and find the same object; without them as many windows find more objects.
+
+    Args:
+        numbers: The map of each cell, best first.
+        cells: Its row and column.
+        nearness: Cells of a map are near each other if rows and columns between them add up to no
+            more.
+        count: How many are wanted.
     """
-    chosen: set[tuple[int, int, int]] = set()
-    apart, beside = [], []
-    for index, (number, row, column) in enumerate(
-        zip(numbers.tolist(), *cells.T.tolist(), strict=True)
-    ):
-        near = ((-1, 0), (1, 0), (0, -1), (0, 1))
-        if chosen.isdisjoint((number, row + y, column + x) for y, x in near):
-            chosen.add((number, row, column))
-            apart.append(index)
-        else:
+    near = [
+        [(y, x) for y in range(-far, far + 1) for x in range(abs(y) - far, far - abs(y) + 1)]
+        for far in nearness
+    ]
+    taken: set[tuple[int, int, int]] = set()
+    apart: list[int] = []
+    beside: list[int] = []
+    for index, place in enumerate(zip(numbers.tolist(), *cells.T.tolist(), strict=True)):
+        if len(apart) == count:
+            break
+        if place in taken:
             beside.append(index)
-    return np.array([*apart, *beside], np.int64)
+        else:
+            number, row, column = place
+            taken.update((number, row + y, column + x) for y, x in near[number])
+            apart.append(index)
+    return np.array([*apart, *beside][:count], np.int64)
 
 
 def mask_quality(masks: UInt8[np.ndarray, "n s s"], threshold: float) -> Float[np.ndarray, " n"]:

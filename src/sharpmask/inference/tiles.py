@@ -1,7 +1,7 @@
 """Images far larger than a photo: aerial pictures, scans, panoramas."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -115,7 +115,7 @@ class TiledProposer:
         whole = found[~cut(found.boxes, tile, level.shape[:2])]
         factor = np.tile(np.divide(image.shape[1::-1], level.shape[1::-1]), 2)
         windows = (whole.windows + [tile.left, tile.top] * 2) * factor
-        return Proposals(image, whole.scores, windows, whole.patch_masks, whole.mask_threshold)
+        return replace(whole, image=image, windows=windows, encoded=None)
 
     def merge(self, parts: Sequence[Proposals]) -> Proposals:
         """The best of all tiles, each object once."""

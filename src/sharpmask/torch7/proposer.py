@@ -37,6 +37,7 @@ class Torch7Proposer(Proposer):
             mask_threshold=mask_threshold,
             quality_exponent=0,
             suppression=1,
+            clean=False,
             image_size=sys.maxsize,
             device=device,
         )
