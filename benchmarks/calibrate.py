@@ -18,13 +18,14 @@ import hotcoco.mask
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from jaxtyping import Float
+from sharpmask.inference.reading import mask_quality
+from sharpmask.shapes import Float
 from torch import Tensor
 
 from machine import store
 from sharpmask.coco.annotations import CocoImage, load_coco
 from sharpmask.inference.batch import map_ordered
-from sharpmask.inference.proposer import Proposer, mask_quality
+from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import load, read_metadata, save
 from sharpmask.models.pyramid import SharpMaskPyramid
 
@@ -54,7 +55,9 @@ def main() -> None:
     with torch.no_grad():
         model.head.gain.copy_(model.head.gain * factor)
         model.head.bias.copy_(model.head.bias * factor + shift)
-    save(model, arguments.output, metadata=metadata | {"calibrated": "scores, on half of kept_back"})
+    save(
+        model, arguments.output, metadata=metadata | {"calibrated": "scores, on half of kept_back"}
+    )
     rows = {
         "as trained": (shown[:, 0].numpy(), shown[:, 2].numpy()),
         "calibrated": (scores(shown, factor, shift).numpy(), shown[:, 2].numpy()),

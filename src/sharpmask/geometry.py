@@ -24,6 +24,8 @@ PYRAMIDS: Pyramids = {
     "zoom2": (*OCTAVES, 1.0, 1.5),
 }
 """Named pyramids in octaves; Zoom and Zoom^2 add scales for smaller objects (section 5)."""
+NUM_CANDIDATES = 120
+"""Masks decoded for 100 proposals of a pyramid, chosen by recall (docs/log.md)."""
 READINGS = (0.5, 0.0)
 """The same where one reading gives levels an octave apart: two readings give half octaves."""
 
@@ -217,11 +219,12 @@ class PyramidGeometry:
             the first is even.
         object_cells: Longer side of a centred object in cells.
         readings: Octaves at which a model reads a photo by default.
+        num_candidates: Minimum number of masks decoded for a photo by default; more where photos
+            hold hundreds of objects.
     """
 
     mask_threshold: ClassVar[float] = 0.5
     quality_exponent: ClassVar[float] = 1.0
-    num_candidates: ClassVar[int] = 120
     nearness: ClassVar[tuple[int, ...]] = (2, 2, 2, 1)
 
     strides: tuple[int, ...] = (8, 16, 32, 64)
@@ -230,6 +233,7 @@ class PyramidGeometry:
     cell_offset: float = 0.5
     object_cells: float = 10 * SHARPMASK_GEOMETRY.object_size / SHARPMASK_GEOMETRY.patch_size
     readings: tuple[float, ...] = READINGS
+    num_candidates: int = NUM_CANDIDATES
 
     def __post_init__(self) -> None:
         octaves_of(self.readings)

@@ -54,8 +54,8 @@ def test_sound_file_has_no_table_and_status_0(check):
         "evaluation: the file can be used, 0 records are missed",
         "objects: 4; longer side in photos reduced to 640 px: 16 to 32 px 75 %, 32 to 64 px 25 %",
         "objects that a level of --scales fits: default 75 %, fast 25 %, zoom 100 %, zoom2 100 %, "
-        "auto 100 %",
-        "auto, the sizes that finetune chooses: --scales=1,0.5",
+        "auto 75 %",
+        "auto, the sizes that finetune chooses: --scales=0.5,0",
         "training learns from 4 of 4 objects; 0 are too small for it (below 100 px, or 5 px wide)",
     ]
 

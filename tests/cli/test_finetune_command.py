@@ -27,7 +27,7 @@ def finetune(cells, output, *options):
 
 
 def test_a_table_shows_before_and_after(cells, tmp_path):
-    result = finetune(cells, tmp_path / "run", "--scales=2,1.5")
+    result = finetune(cells, tmp_path / "run")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert "1 photos held back" in lines[0]
@@ -39,7 +39,7 @@ def test_a_table_shows_before_and_after(cells, tmp_path):
     assert "photos are read at 2,1.5 octaves" in result.stderr
     assert "1 steps of " in result.stderr
     # A second time there is nothing to do.
-    again = finetune(cells, tmp_path / "run", "--scales=2,1.5")
+    again = finetune(cells, tmp_path / "run")
     assert again.exit_code == 0
     assert again.stdout == result.stdout
 

@@ -1,4 +1,3 @@
-import json
 import signal
 from dataclasses import replace
 
@@ -15,12 +14,12 @@ from sharpmask.coco.labels import read_labels
 from sharpmask.coco.reader import read_coco
 from sharpmask.data.level_scenes import LevelSceneDataset
 from sharpmask.inference.proposer import Proposer
-from sharpmask.models.pretrained import load, save
+from sharpmask.models.pretrained import build, load, save
 from sharpmask.training import finetune as module
 from sharpmask.training.before_after import Measure, proposals_for
 from sharpmask.training.finetune import finetune
 from sharpmask.training.signals import Stopped
-from sharpmask.training.tuning import limit_of, split, tuning, with_readings
+from sharpmask.training.tuning import fitted, limit_of, split, tuning
 from synthetic_cells import write_cells
 
 PHOTOS = 5
@@ -57,12 +56,11 @@ def run(cells, output, *, labels="train.json", **options):
 def tuned(cells, tmp_path_factory):
     """A whole run: its folder, what it returned, and what it said."""
     output, said = tmp_path_factory.mktemp("run"), []
-    return output, run(cells, output, scales=READINGS, report=said.append), said
+    return output, run(cells, output, report=said.append), said
 
 
 def test_a_run_leaves_a_model_that_reads_photos_at_the_sizes_of_the_data(tuned, cells):
     output, result, said = tuned
-    assert json.loads((output / "finetune.json").read_text())["readings"] == list(READINGS)
     assert load(output).geometry.readings == READINGS
     assert Proposer(str(output / "model.safetensors"), engine="torch").octaves == READINGS
     assert result.steps == 2
@@ -80,7 +78,7 @@ def test_the_same_call_finds_nothing_left_to_do(tuned, cells, monkeypatch):
     output, result, _ = tuned
     before = (output / "model.safetensors").read_bytes()
     monkeypatch.setattr(module, "fit_pyramid", None)
-    assert run(cells, output, scales=READINGS) == result
+    assert run(cells, output) == result
     assert (output / "model.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match="learned from something else"):
         run(cells, output, labels="val.json", val=cells / "val.json")
@@ -90,9 +88,8 @@ def scored(scores):
     """A stand-in for ``measure``: the given scores, one after the other."""
     left = iter(scores)
 
-    def measure(name, model, truth, folder, *, scales=None, **_):
-        octaves = tuple(scales or model.geometry.readings)
-        return Measure(name, octaves, {10: 0.0, 100: next(left)}, 0.0, 1e-3)
+    def measure(name, model, truth, folder, **_):
+        return Measure(name, model.geometry.readings, {10: 0.0, 100: next(left)}, 0.0, 1e-3)
 
     return measure
 
@@ -128,13 +125,6 @@ def test_the_better_model_is_kept(
 
 
 @pytest.mark.usefixtures("hurried")
-def test_sizes_that_find_less_are_not_chosen(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "measure", scored([0.3, 0.2, 0.3, 0.4, 0.5, 0.6]))
-    run(cells, tmp_path / "run")
-    assert load(tmp_path / "run").geometry.readings == (0.5, 0.0)
-
-
-@pytest.mark.usefixtures("hurried")
 def test_it_stops_when_nothing_gets_better_and_keeps_the_best(cells, tmp_path, monkeypatch):
     checks = [0.2, 0.4, 0.3, 0.3, 0.3]  # of the start, then after each step
     monkeypatch.setattr(module, "measure", scored([0.1, 0.2, *checks, 0.4]))
@@ -153,9 +143,9 @@ def test_a_run_that_is_stopped_has_a_model_and_goes_on(cells, tmp_path, tuned):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped, match="1 of 2 steps are saved"):
-        run(cells, tmp_path / "run", scales=READINGS, on_recipe=lambda _: stop)
+        run(cells, tmp_path / "run", on_recipe=lambda _: stop)
     assert load(tmp_path / "run").geometry.readings == READINGS
-    result = run(cells, tmp_path / "run", scales=READINGS)
+    result = run(cells, tmp_path / "run")
     whole_folder, whole, _ = tuned
     assert [m.recall for m in result.measures] == [m.recall for m in whole.measures]
     assert_same_bits(checkpoint(tmp_path / "run"), checkpoint(whole_folder))
@@ -220,7 +210,7 @@ def test_scenes_are_cut_near_the_readings(cells):
         data, model.geometry, seed=0, scene_size=64, windows=4, readings=(3.0, 1.0)
     )
     rng = np.random.default_rng(0)
-    octaves = [np.log2(scenes._scale(0, rng)) for _ in range(200)]
+    octaves = [np.log2(scenes._scale(0, scenes._octave(rng))) for _ in range(200)]
     near = np.abs(np.array(octaves)[:, None] - [3.0, 1.0]).min(axis=1)
     assert near.max() <= 0.4
     assert min(octaves) < 1 < 3 < max(octaves)
@@ -235,11 +225,14 @@ def test_proposals_suit_the_most_crowded_photo(cells):
 
 def test_other_readings_change_no_weight(cells):
     model = load(pyramid_file(cells))
-    other = with_readings(model, (1.0, 0.0))
+    other = fitted(model, (1.0, 0.0), most_objects=150)
     assert other.geometry.readings == (1.0, 0.0)
-    assert other.architecture["readings"] == [1.0, 0.0]
+    assert Proposer(other).num_candidates == 300
+    again = build(other.architecture)
+    assert again.geometry == other.geometry
     pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+    assert fitted(model, (1.0, 0.0), most_objects=3).geometry.num_candidates == 120
 
 
 @pytest.mark.slow

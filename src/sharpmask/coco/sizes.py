@@ -10,6 +10,8 @@ from sharpmask.geometry import PyramidGeometry
 
 NOT_REACHED = 0.05
 """Share of the objects, at either end, that need not have a reading of their own."""
+KEPT_REACH = 0.75
+"""A model's own sizes are kept if they fit so many of the objects."""
 REACH_OCTAVES = 0.6
 """A level learns objects of so many octaves round its own object size."""
 LARGEST_READING = 4096
@@ -41,10 +43,11 @@ def fitting_readings(
 ) -> tuple[float, ...]:
     """Octaves at which photos are to be read so that objects have the sizes of the levels.
 
-    Readings come in pairs half an octave apart, so that sizes from the finest level's to the
-    coarsest one's are met in half octaves. The first pair enlarges the small objects to the finest
-    level; further pairs, each of photos half as large, follow while objects are beyond the
-    coarsest level. The smallest and largest 5 % of the objects ask for no reading of their own.
+    The model's own, if they fit most objects. Else readings come in pairs half an octave apart, so
+    that sizes from the finest level's to the coarsest one's are met in half octaves. The first pair
+    enlarges the small objects to the finest level; further pairs, each of photos half as large,
+    follow while objects are beyond the coarsest level. The smallest and largest 5 % of the objects
+    ask for no reading of their own.
 
     Args:
         images: Of the data set.
@@ -57,6 +60,8 @@ def fitting_readings(
     sides = object_sides(images, longest)
     if not len(sides):
         raise ValueError("the annotations hold no object to learn from")
+    if share_in_reach(sides, geometry.readings, geometry) >= KEPT_REACH:
+        return geometry.readings
     octaves = np.log2(geometry.object_size(0) / np.maximum(sides, 1))
     halves = np.sort(np.rint(2 * octaves) / 2)
     spared = int(NOT_REACHED * len(halves))

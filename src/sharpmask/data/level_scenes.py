@@ -203,17 +203,18 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
 
     def _place(self, rng: np.random.Generator, index: int) -> tuple[int, Piece]:
         """The photo of a scene, and which piece of it."""
+        octave = self._octave(rng)
         if index % 4 == 3 and self.sampler.has_complete:
             number = self.sampler.complete_photo(rng)
             image = self.dataset.images[number]
-            scale = self._scale(number, rng)
+            scale = self._scale(number, octave)
             center = rng.random(2) * image.size[::-1]
         else:
             number, instance = self.sampler.object(rng)
             image = self.dataset.images[number]
             box = np.array(image.instances[instance].box)
             side = float(np.max(box[2:] - box[:2]))
-            scale = self._scale(number, rng)
+            scale = self._scale(number, octave)
             scale = min(max(scale, DRAWN_SIZES[0] / side), DRAWN_SIZES[1] / side)
             # The object may lie anywhere in the scene.
             reach = max(0.0, (self.scene_size / scale - side) / 2)
@@ -226,13 +227,18 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
         flip = bool(rng.random() < 0.5)
         return number, Piece((left, top, right, bottom), (int(size[0]), int(size[1])), flip)
 
-    def _scale(self, number: int, rng: np.random.Generator) -> float:
-        """A scale at which a photo may be read."""
-        whole = READING_SIZE / max(self.dataset.images[number].size)
+    def _octave(self, rng: np.random.Generator) -> float:
+        """At which photos may be read."""
         if self.readings is None:
-            return float(whole * 2 ** rng.uniform(*READING_OCTAVES))
-        octave = rng.choice(self.readings) + rng.uniform(-JITTER_OCTAVES, JITTER_OCTAVES)
-        return float(min(1.0, whole) * 2**octave)
+            return float(rng.uniform(*READING_OCTAVES))
+        return float(rng.choice(self.readings) + rng.uniform(-JITTER_OCTAVES, JITTER_OCTAVES))
+
+    def _scale(self, number: int, octave: float) -> float:
+        """Of a photo that is read at an octave."""
+        whole = READING_SIZE / max(self.dataset.images[number].size)
+        if self.readings is not None:  # a proposer enlarges no small photo before it counts octaves
+            whole = min(1.0, whole)
+        return float(whole * 2**octave)
 
     def _objects(self, number: int, piece: Piece) -> list[SceneObject]:
         """The photo's objects and crowd regions that reach into the scene."""
@@ -267,7 +273,7 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
             side = np.exp(rng.uniform(*np.log(PASTED_SIZES)))
             factor = min(side / sides.max(), MAX_ENLARGEMENT)
         else:
-            factor = self._scale(number, rng)
+            factor = self._scale(number, self._octave(rng))
         factor = min(factor, 2 * min(piece.size) / sides.max())
         width, height = np.maximum(1, np.rint(sides * factor)).astype(int).tolist()
         size = (width, height)

@@ -70,7 +70,6 @@ def measure(
     truth: CocoFile,
     folder: Path,
     *,
-    scales: Sequence[float] | None = None,
     progress: Progress = unshown,
     report: Report = silent,
 ) -> Measure:
@@ -81,12 +80,11 @@ def measure(
         model: Its own readings are used.
         truth: Photos and what they hold.
         folder: That the photos lie in.
-        scales: Octaves to read photos at, in place of the model's own.
         progress: Shows how many photos are done.
         report: Is told of photos that cannot be read.
     """
     count = proposals_for(truth.images)
-    proposer = proposer_of(model, count, scales)
+    proposer = Proposer(model, num_proposals=count)
     start = time.perf_counter()
     found = evaluate_model(truth, folder, proposer, progress=progress, report=report)
     seconds = time.perf_counter() - start
@@ -94,15 +92,6 @@ def measure(
     recall = {n: found.masks.average_recall(n) for n in sorted({10, NUM_PROPOSALS, count})}
     boxes = found.boxes.average_recall(NUM_PROPOSALS)
     return Measure(name, proposer.octaves, recall, boxes, seconds / len(truth.images))
-
-
-def proposer_of(
-    model: SharpMaskPyramid, count: int, scales: Sequence[float] | None = None
-) -> Proposer:
-    """Runs a model in memory."""
-    return Proposer(
-        model, num_proposals=count, num_candidates=3 * count // 2, scales=scales or "default"
-    )
 
 
 def first_photos(truth: CocoFile, count: int) -> CocoFile:

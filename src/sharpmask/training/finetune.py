@@ -14,11 +14,18 @@ from sharpmask import defaults
 from sharpmask.coco.annotations import CocoDataset, dataset_of
 from sharpmask.coco.labels import read_labels
 from sharpmask.coco.reader import CocoFile
-from sharpmask.coco.sizes import fitting_readings, object_sides, recall_ceiling, share_in_reach
+from sharpmask.coco.sizes import (
+    fitting_readings,
+    most_objects,
+    object_sides,
+    recall_ceiling,
+    share_in_reach,
+)
 from sharpmask.files import write_json
 from sharpmask.geometry import octaves_of
 from sharpmask.images import write_image
 from sharpmask.inference.batch import Progress, Report, silent, unshown
+from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import load, save
 from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.models.sources import source_fingerprint
@@ -28,7 +35,6 @@ from sharpmask.training.before_after import (
     measure,
     picture,
     proposals_for,
-    proposer_of,
 )
 from sharpmask.training.origin import (
     MODEL,
@@ -47,13 +53,13 @@ from sharpmask.training.tuning import (
     PATIENCE,
     SCORE,
     checked_scores,
+    fitted,
     limit_of,
     measured,
     recipe_of_run,
     split,
     step_seconds,
     tuning,
-    with_readings,
 )
 
 TUNED = "finetune.json"
@@ -150,7 +156,7 @@ def finetune(
         learned_from, truth = file, measured(read_labels(Path(val), images))
         if not truth.images:
             raise ValueError(f"{val}: no photo has objects and sound labels to measure on")
-    own = start.geometry.readings
+    most = most_objects(file.images)
     chosen = choose_readings(learned_from, start, scales)
     fabric = fabric or Fabric(accelerator="auto", devices=1)
     fabric.launch()
@@ -165,20 +171,19 @@ def finetune(
             "min-size": min_size, **data_origin(data, held_back, images),
         }  # fmt: skip
         remember(output, origin, report=report, write=True)
+        before = fitted(start, chosen, most)
         run = _Run(output, images, truth, report, progress)
+        _tell_reach(learned_from, start, chosen, report)
         if not run.noted:
-            save(start, output / MODEL, metadata=start.metadata)
-            run.look(start, own, chosen, choose=scales == "auto")
-        readings = tuple(run.noted["readings"])
-        _tell_reach(learned_from, start, readings, report)
-        model = with_readings(start, readings)
+            save(before, output / MODEL, metadata=start.metadata)
+            run.look(start, before)
         if "steps" not in run.noted:
             run.learn(
-                model, data, begun=begun, minutes=minutes, recipe=recipe, fabric=fabric,
-                workers=workers, on_recipe=on_recipe,
+                fitted(start, chosen, most), data, begun=begun, minutes=minutes, recipe=recipe,
+                fabric=fabric, workers=workers, on_recipe=on_recipe,
             )  # fmt: skip
         if "after" not in run.noted:
-            run.look_again(with_readings(start, readings))
+            run.look_again(before)
         return run.tuned()
 
 
@@ -225,34 +230,20 @@ class _Run:
         self.noted |= values
         write_json(self.output / TUNED, self.noted, indent=1)
 
-    def measure(
-        self, name: str, model: SharpMaskPyramid, readings: Sequence[float] | None = None
-    ) -> Measure:
+    def measure(self, name: str, model: SharpMaskPyramid) -> Measure:
         """Of all photos held back."""
         found = measure(
-            name, model, self.truth, self.images, scales=readings, progress=self.progress,
-            report=self.report,
+            name, model, self.truth, self.images, progress=self.progress, report=self.report
         )  # fmt: skip
         self.report(f"{name}: mask AR@100 {100 * found.score:.1f}, {found.photo_s:.1f} s a photo")
         return found
 
-    def look(
-        self,
-        start: SharpMaskPyramid,
-        own: tuple[float, ...],
-        chosen: tuple[float, ...],
-        *,
-        choose: bool,
-    ) -> None:
-        """Measure the model before, at its own sizes and at the chosen ones; keep the better."""
-        measures = [self.measure("before, at its own sizes", start, own)]
-        if chosen != own:
-            measures.append(self.measure("before, at the sizes of the data", start, chosen))
-        better = measures[-1]
-        if choose and measures[0].score >= measures[-1].score:
-            better = measures[0]
-        self.note(readings=better.readings, before=[asdict(measured) for measured in measures])
-        save(with_readings(start, better.readings), self.output / MODEL, metadata=start.metadata)
+    def look(self, start: SharpMaskPyramid, before: SharpMaskPyramid) -> None:
+        """Measure the model before, as it is and as it reads the data."""
+        measures = [self.measure("before, at its own sizes", start)]
+        if before.geometry.readings != start.geometry.readings:
+            measures.append(self.measure("before, at the sizes of the data", before))
+        self.note(before=[asdict(measured) for measured in measures])
 
     def learn(
         self,
@@ -333,8 +324,8 @@ class _Run:
             save(before, self.output / MODEL, metadata=before.metadata)
         count = proposals_for(self.truth.images)
         drawn = picture(
-            proposer_of(before, count), proposer_of(after, count), self.truth.images[:PICTURED],
-            self.images,
+            *(Proposer(model, num_proposals=count) for model in (before, after)),
+            self.truth.images[:PICTURED], self.images,
         )  # fmt: skip
         write_image(self.output / PICTURE, drawn)
         self.note(after=asdict(found), improved=improved)

@@ -33,6 +33,8 @@ PATIENCE = 3
 PROBE_STEPS, PROBE_SKIPPED = 12, 6
 """Steps that are learned to see how long one takes, and the first of them, which do not count."""
 MIN_STEPS = 16
+MAX_CANDIDATES = 600
+"""Masks decoded for a photo, by default, however many objects it holds."""
 
 
 def tuning(steps: int) -> Recipe:
@@ -54,9 +56,18 @@ def tuning(steps: int) -> Recipe:
     )
 
 
-def with_readings(model: SharpMaskPyramid, readings: Sequence[float]) -> SharpMaskPyramid:
-    """The same network; it reads photos at other octaves by default."""
-    other = build({**model.architecture, "readings": list(readings)})
+def fitted(
+    model: SharpMaskPyramid, readings: Sequence[float], most_objects: int
+) -> SharpMaskPyramid:
+    """The same network, which by default reads photos as fits the data.
+
+    Args:
+        model: Not changed.
+        readings: Octaves.
+        most_objects: Of a photo; twice as many masks are decoded, as some find the same object.
+    """
+    count = min(max(model.geometry.num_candidates, 2 * most_objects), MAX_CANDIDATES)
+    other = build({**model.architecture, "readings": list(readings), "num_candidates": count})
     assert isinstance(other, SharpMaskPyramid)
     other.load_state_dict(model.state_dict())
     other.metadata = model.metadata
