@@ -21,6 +21,7 @@ from sharpmask.cli.train_options import choose_devices
 from sharpmask.cli.train_progress import StepProgress
 from sharpmask.engines.exported import has_amx
 from sharpmask.training.finetune import finetune
+from sharpmask.training.tuning import tuning
 
 
 def photos_of(annotations: Path, source: str, folder: Path) -> Path:
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--val", type=Path)
     parser.add_argument("--photos-of", metavar="SOURCE")
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--steps", type=int, help="instead of minutes, on a machine that is busy")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     precision = "bf16-mixed" if has_amx() else "32-true"
@@ -54,6 +56,7 @@ def main() -> None:
             labels, images=given.images, val=given.val, minutes=given.minutes,
             output=given.output or Path(folder) / "run", report=complain, progress=track,
             fabric=choose_devices("auto", 1, precision), on_recipe=StepProgress,
+            recipe=lambda steps: tuning(given.steps or steps),
         )  # fmt: skip
     content = asdict(tuned) | {"files": None, "name": given.name, "minutes": given.minutes}
     content |= {"took_s": time.monotonic() - begun, "load": os.getloadavg()[2]}

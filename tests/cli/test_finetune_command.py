@@ -67,4 +67,6 @@ def test_a_file_without_objects_is_refused(cells, tmp_path):
     (tmp_path / "pyramid.safetensors").symlink_to(cells / "pyramid.safetensors")
     result = finetune(tmp_path, tmp_path / "run")
     assert result.exit_code == 2
-    assert "0 photos have objects and sound labels" in result.stderr
+    assert "no photo has objects and sound labels" in result.stderr
+    (tmp_path / "train.json").write_text("[]")
+    assert "expected a COCO annotation file" in finetune(tmp_path, tmp_path / "run").stderr

@@ -1,3 +1,4 @@
+import json
 import signal
 from dataclasses import replace
 
@@ -175,7 +176,7 @@ def test_another_kind_of_model_is_refused(cells, tmp_path):
 
 def test_one_photo_is_too_few_and_a_thousand_objects_are_enough(cells):
     file = read_coco(cells / "train.json")
-    with pytest.raises(ValueError, match="1 photos have objects and sound labels"):
+    with pytest.raises(ValueError, match="one photo has objects and sound labels"):
         split(replace(file, images=file.images[:1]), seed=0)
     many = replace(file, images=tuple(
         replace(image, id=k, file_name=f"{k}.png", annotations=300 * image.annotations[:1])
@@ -185,6 +186,29 @@ def test_one_photo_is_too_few_and_a_thousand_objects_are_enough(cells):
     assert len(held_back.images) == 5  # not a fifth of 100
     names = [image.file_name for image in (*rest.images, *held_back.images)]
     assert sorted(names) == sorted(image.file_name for image in many.images)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_damaged_photo_costs_itself(cells, tmp_path, monkeypatch):
+    content = json.loads((cells / "train.json").read_text())
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    (tmp_path / "images").mkdir()
+    for image in content["images"]:
+        data = (cells / "images" / image["file_name"]).read_bytes()
+        (tmp_path / "images" / image["file_name"]).write_bytes(data)
+    file = read_coco(tmp_path / "labels.json")
+    _, held_back = split(file, seed=0)
+    lost = next(i for i in file.images if i.file_name != held_back.images[0].file_name)
+    (tmp_path / "images" / lost.file_name).write_bytes(b"no picture")
+    monkeypatch.setattr(module, "measure", scored([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+    said = []
+    usual = {"images": tmp_path / "images", "report": said.append}
+    result = run(tmp_path, tmp_path / "run", labels="labels.json", **usual)
+    assert result.improved
+    assert any("1 of 4 photos left out" in line for line in said)
+    (tmp_path / "images" / held_back.images[0].file_name).unlink()
+    with pytest.raises(ValueError, match="held back: none of 1 photos can be used"):
+        run(tmp_path, tmp_path / "other", labels="labels.json", **usual)
 
 
 def test_objects_below_the_limit_are_not_learned_and_not_background(cells):

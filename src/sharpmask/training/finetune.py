@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from sharpmask import defaults
 from sharpmask.coco.annotations import CocoDataset, dataset_of
 from sharpmask.coco.labels import read_labels
+from sharpmask.coco.problems import raise_first
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.sizes import (
     fitting_readings,
@@ -149,13 +150,11 @@ def finetune(
     start = load(source)
     if not isinstance(start, SharpMaskPyramid):
         raise ValueError(f"{source}: only models on a feature pyramid are tuned; {defaults.MODEL}")
-    file = read_labels(Path(labels), images)
+    file = sound_labels(Path(labels), images)
     if val is None:
         learned_from, truth = split(file, seed=0)
     else:
-        learned_from, truth = file, measured(read_labels(Path(val), images))
-        if not truth.images:
-            raise ValueError(f"{val}: no photo has objects and sound labels to measure on")
+        learned_from, truth = file, measured(sound_labels(Path(val), images))
     most = most_objects(file.images)
     chosen = choose_readings(learned_from, start, scales)
     fabric = fabric or Fabric(accelerator="auto", devices=1)
@@ -165,7 +164,9 @@ def finetune(
         data = readable(
             dataset_of([learned_from], images, below_limit=limit_of(min_size, chosen)), name, report
         )
-        held_back = dataset_of([truth], images)
+        held_back = readable(dataset_of([truth], images), "held back", report)
+        there = {image.id for image in held_back.images}
+        truth = replace(truth, images=tuple(i for i in truth.images if i.id in there))
         origin = {
             "command": "finetune", "from": source_fingerprint(source), "scales": list(chosen),
             "min-size": min_size, **data_origin(data, held_back, images),
@@ -185,6 +186,17 @@ def finetune(
         if "after" not in run.noted:
             run.look_again(before)
         return run.tuned()
+
+
+def sound_labels(labels: Path, images: Path) -> CocoFile:
+    """Labels that can be learned from.
+
+    Raises:
+        ValueError: They are not what ``read_labels`` reads, or an image entry is malformed.
+    """
+    file = read_labels(labels, images)
+    raise_first(file.path, (p for p in file.problems if p.kind.training == "refused"))
+    return file
 
 
 def choose_readings(

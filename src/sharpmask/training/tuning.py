@@ -83,8 +83,8 @@ def split(file: CocoFile, seed: int) -> tuple[CocoFile, CocoFile]:
     measurable = measured(file).images
     if len(measurable) < 2:
         raise ValueError(
-            f"{file.path}: {len(measurable)} photos have objects and sound labels; at least 2 are "
-            "needed, one to learn from and one to measure on"
+            f"{file.path}: one photo has objects and sound labels; at least 2 are needed, one to "
+            "learn from and one to measure on"
         )
     drawn = np.random.default_rng(seed).permutation(len(measurable))
     objects = np.cumsum([len(measurable[k].annotations) for k in drawn])
@@ -97,7 +97,11 @@ def split(file: CocoFile, seed: int) -> tuple[CocoFile, CocoFile]:
 
 
 def measured(file: CocoFile) -> CocoFile:
-    """The photos that a model can be measured on: all labelled, soundly, with an object."""
+    """The photos that a model can be measured on: all labelled, soundly, with an object.
+
+    Raises:
+        ValueError: There is none.
+    """
     images = tuple(
         image
         for image in file.images
@@ -107,6 +111,8 @@ def measured(file: CocoFile) -> CocoFile:
             for problem in image.all_problems
         )
     )
+    if not images:
+        raise ValueError(f"{file.path}: no photo has objects and sound labels to measure on")
     return replace(file, images=images)
 
 
