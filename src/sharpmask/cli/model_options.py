@@ -14,8 +14,8 @@ Scales = Annotated[
     str,
     typer.Option(
         help="Sizes at which a photo is read: default, the model's own; zoom or zoom2 (slower, "
-        "find smaller objects); fast (of the default model only); or powers of two, --scales=-1,0,1 for half, "
-        "once and twice --image-size."
+        "find smaller objects); fast (of the default model only); or powers of two, "
+        "--scales=-1,0,1 for half, once and twice --image-size."
     ),
 ]
 MaskThreshold = Annotated[

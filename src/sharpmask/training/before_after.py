@@ -100,15 +100,15 @@ def first_photos(truth: CocoFile, count: int) -> CocoFile:
 
 
 def picture(
-    before: Proposer, after: Proposer, images: Sequence[ImageEntry], folder: Path
+    proposers: Sequence[Proposer], images: Sequence[ImageEntry], folder: Path
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A row for each photo: as many of the best masks as it has objects, before and after."""
+    """A row for each photo, a column for each proposer: as many masks as there are objects."""
     rows = []
     for image in images:
         pixels = photo_of(image, folder).read()
         count = sum(not annotation.crowd for annotation in image.annotations)
         panels = []
-        for proposer in (before, after):
+        for proposer in proposers:
             found = proposer(pixels)[:count]
             drawn = Image.fromarray(draw_masks(pixels, found.masks(), [""] * len(found)))
             drawn.thumbnail((PANEL_SIDE, PANEL_SIDE))
@@ -116,7 +116,11 @@ def picture(
         rows.append(panels)
     width = max(panel.width for row in rows for panel in row)
     heights = [max(panel.height for panel in row) for row in rows]
-    canvas = Image.new("RGB", (2 * width + GAP, sum(heights) + GAP * (len(rows) - 1)), (GREY,) * 3)
+    canvas = Image.new(
+        "RGB",
+        ((width + GAP) * len(proposers) - GAP, sum(heights) + GAP * (len(rows) - 1)),
+        (GREY,) * 3,
+    )
     top = 0
     for row, height in zip(rows, heights, strict=True):
         for column, panel in enumerate(row):

@@ -336,7 +336,7 @@ class _Run:
             save(before, self.output / MODEL, metadata=before.metadata)
         count = proposals_for(self.truth.images)
         drawn = picture(
-            *(Proposer(model, num_proposals=count) for model in (before, after)),
+            [Proposer(model, num_proposals=count) for model in (before, after)],
             self.truth.images[:PICTURED], self.images,
         )  # fmt: skip
         write_image(self.output / PICTURE, drawn)
