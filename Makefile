@@ -3,11 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo test test-slow reliability audit lint clean
+.PHONY: demo small test test-slow reliability audit lint clean
 
 demo: .venv/package.stamp
 	$(BIN)/sharpmask propose src/sharpmask/assets/coffee.jpg --output demo
 	@echo "Proposals: demo/proposals.json  Picture: demo/overlay.png"
+
+# What the wheel alone weighs in an empty environment, and how long it takes for a photo.
+small: .venv/package.stamp
+	rm -rf dist
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python benchmarks/small_install.py dist/*.whl
 
 test: .venv/dev.stamp
 	$(BIN)/pytest
@@ -40,7 +46,7 @@ clean:
 	    "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --upgrade "pip>=25.1"  # the first that knows --group
-	$(PIP) install --constraint constraints.txt --editable '.[openvino]'
+	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/dev.stamp: .venv/package.stamp

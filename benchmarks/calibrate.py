@@ -18,16 +18,16 @@ import hotcoco.mask
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from sharpmask.inference.reading import mask_quality
-from sharpmask.shapes import Float
 from torch import Tensor
 
 from machine import store
 from sharpmask.coco.annotations import CocoImage, load_coco
 from sharpmask.inference.batch import map_ordered
 from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.reading import mask_quality
 from sharpmask.models.pretrained import load, read_metadata, save
 from sharpmask.models.pyramid import SharpMaskPyramid
+from sharpmask.shapes import Float
 
 FIGURE = Path(__file__).parents[1] / "docs" / "calibration.png"
 BINS = np.linspace(0, 1, 11)

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from machine import sgemm_rate, store, time_it
 from sharpmask.engines.torch_engine import TorchEngine
-from sharpmask.inference.proposer import DECODE_BATCH, Proposer
+from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.reading import DECODE_BATCH
 from sharpmask.models.pretrained import build
 
 WINDOWS = 500

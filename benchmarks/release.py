@@ -1,7 +1,7 @@
 """Make the weights file that ships with the package out of a run, and measure it.
 
 Writes src/sharpmask/weights/NAME.safetensors (float16; metadata: architecture, recipe, data,
-parameters, licence, figures) and SHA256SUMS beside it, and for each pyramid
+parameters, licence, figures), beside it what ship.py makes of it, and for each pyramid
 benchmarks/results/evaluation_NAME[_SCALES].json and plots. Ranking and threshold were chosen on
 every third photo by id; "held_out" are the figures of the others.
 
@@ -9,7 +9,6 @@ every third photo by id; "held_out" are the figures of the others.
 """
 
 import argparse
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import load, read_metadata, save
 from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.training.stages import validator
-
-WEIGHTS = Path(__file__).parents[1] / "src" / "sharpmask" / "weights"
+from ship import WEIGHTS, ship
 
 
 def main() -> None:
@@ -80,11 +78,7 @@ def main() -> None:
         if scales == "default":
             figures |= summary(everything)
     save(model, path, metadata=metadata | {"figures": figures}, dtype=torch.float16)
-    sums = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
-        for file in sorted(WEIGHTS.glob("*.safetensors"))
-    ]
-    (WEIGHTS / "SHA256SUMS").write_text("".join(sums))
+    ship()
 
 
 def evaluate(

@@ -330,3 +330,103 @@ def steps() -> str:
     total = sum(spent.values())
     rows = [[name, f"{100 * seconds / total:.0f} %"] for name, seconds in spent.items()]
     return table(["step", "share of a photo's time (OpenVINO, bfloat16)"], rows)
+
+
+def batch_measured() -> str:
+    """What was measured of large runs."""
+    content = result("batch")
+    service, driver, requests = content["service"], content["driver"], content["requests"]
+    scheduling, throughput = content["scheduling"], content["throughput"]
+    beside = content["side_by_side"]
+    reads, writes = requests["per_photo"], requests["per_part"]
+    rows = [
+        [
+            f"{throughput['config']}: folder run / run on local Ray, time",
+            f"{throughput['folder_s']:.0f} s / {throughput['ray_s']:.0f} s = "
+            f"{throughput['ratio']:.2f}",
+        ],
+        ["the same without the starts", f"{throughput['ratio_without_start']:.2f}"],
+        [
+            "both at the same time, photos in the same minutes: Ray / folder run",
+            f"{beside['photos']['ray']} / {beside['photos']['folder']} = {beside['ratio']:.2f}",
+        ],
+        [f"processor time of a photo ({service['config']})", f"{service['median_cpu_s']:.2f} s"],
+        ["a photo's row, zstd", f"{service['row_bytes'] / 1e3:.0f} kB"],
+        ["that photo's JPEG", f"{service['photo_bytes'] / 1e3:.0f} kB"],
+        ["requests for a photo", _requests(reads)],
+        ["requests for a part (is it there, write)", _requests(writes)],
+        ["starting Ray on this machine", f"{scheduling['cluster_start_s']:.0f} s"],
+        ["from there to the first part: processes start", f"{scheduling['first_part_s']:.0f} s"],
+        ["the driver's time for a part", f"{1e3 * scheduling['s_per_part']:.0f} ms"],
+        [
+            "the driver's memory for a planned photo",
+            f"{driver['memory_bytes_per_photo']:.0f} bytes",
+        ],
+        ["the plan's file, for a photo", f"{driver['plan_bytes_per_photo']:.0f} bytes"],
+        [
+            f"planning {driver['photos']:,} photos",
+            f"{driver['photos'] * driver['s_per_photo']:.0f} s",
+        ],
+    ]
+    return table(["what", "measured"], rows)
+
+
+def _requests(kinds: dict[str, float]) -> str:
+    return ", ".join(f"{count:.3g} {kind}" for kind, count in kinds.items() if count)
+
+
+def batch_simulated() -> str:
+    """Hours and costs of large runs."""
+    rows = [
+        [
+            f"{row['photos']:,}",
+            f"{row['workers']:,}",
+            f"{row['part_size']:,}",
+            f"{row['hours']:,.1f}",
+            f"{100 * row['busy']:.0f} %",
+            f"{row['usd_cores']:,.0f}",
+            f"{row['usd_requests']:,.0f}",
+            f"{row['usd_store_month']:,.2f}",
+        ]
+        for row in result("batch_simulation")["rows"]
+    ]
+    header = ["photos", "cores", "photos a part", "hours", "cores busy", "cores, $", "requests, $"]
+    return table([*header, "result kept a month, $"], rows)
+
+
+def batch_totals() -> str:
+    """What a large run reads and writes, however many cores there are."""
+    seen = {}
+    for row in result("batch_simulation")["rows"]:
+        if row["part_size"] != 256:
+            continue
+        seen[row["photos"]] = [
+            f"{row['photos']:,}",
+            f"{row['parts']:,}",
+            f"{row['stored_bytes'] / 1e12:,.3g} TB",
+            f"{row['reads']:,.0f}",
+            f"{row['writes']:,.0f}",
+        ]
+    header = ["photos", "parts", "written", "requests to read", "requests to write"]
+    return table(header, list(seen.values()))
+
+
+def batch_limits() -> str:
+    """Where one driver ends."""
+    content = result("batch_simulation")
+    memory = ", ".join(
+        f"{size / 1e9:,.1f} GB for {int(photos):,} photos"
+        for photos, size in content["driver_bytes"].items()
+    )
+    return (
+        f"One driver feeds {content['workers_that_one_driver_feeds']:,.0f} cores: it takes "
+        f"{1e3 * content['driver_s_per_part']:.0f} ms for a part, a core "
+        f"{content['part_s']:.0f} s. Its memory: {memory}."
+    )
+
+
+def batch_assumed() -> str:
+    """What the simulation takes for granted."""
+    assumed = result("batch_simulation")["assumed"]
+    rows = [[f"`{name}`", f"{value:g}"] for name, value in assumed.items()]
+    return table(["assumed", "value"], rows)

@@ -1,9 +1,10 @@
 """Class-agnostic object segment proposals: DeepMask and SharpMask."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from sharpmask.defaults import VERSION
+from sharpmask.extras import extras_for
 from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.tiles import TiledProposer
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sharpmask.training.pyramid_stage import train_pyramid
     from sharpmask.training.stages import train_deepmask, train_sharpmask
 
-__version__ = version("sharpmask")
+__version__ = VERSION
 
 __all__ = [
     "DeepMask",
@@ -46,7 +47,7 @@ __all__ = [
     "train_sharpmask",
 ]
 
-# Torch takes more than a second to import and is not needed where another engine runs the model.
+# What trains, and models as torch's modules; torch takes more than a second to import.
 _LAZY = {
     "DeepMask": "sharpmask.models.deepmask",
     "Detector": "sharpmask.detection.detector",
@@ -67,7 +68,8 @@ _GONE = {"load_classifier": "Detector.load"}
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        with extras_for(f"sharpmask.{name}"):
+            return getattr(import_module(_LAZY[name]), name)
     if name in _GONE:
         raise AttributeError(f"sharpmask.{name} is gone: use sharpmask.{_GONE[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

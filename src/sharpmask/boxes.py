@@ -1,10 +1,49 @@
-"""Boxes: overlap, their coding for regression, suppression of repeats."""
+"""Boxes: overlap, their coding for regression, suppression of repeats; points and boxes given."""
+
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from sharpmask.shapes import Float, Int
 
 MAX_LOG_SCALE = float(np.log(1000 / 16))
 """Logarithm of the largest factor, 62.5, by which regression may enlarge a side."""
+
+
+def pixel_at(x: float, y: float, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the pixel that holds a point of an image (height, width).
+
+    The right and lower border belong to the last pixel.
+
+    Raises:
+        ValueError: The point is not on the image.
+    """
+    height, width = image_size
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise ValueError(
+            f"x, y: expected a point on the photo, 0 to {width} and 0 to {height}, got {x}, {y}"
+        )
+    return min(int(y), height - 1), min(int(x), width - 1)
+
+
+def box_on(
+    box: Sequence[float] | Float[np.ndarray, "4"], image_size: tuple[int, int]
+) -> Float[np.ndarray, "4"]:
+    """The part of a box (xyxy) on an image (height, width).
+
+    Raises:
+        ValueError: Not four numbers, or nothing of it lies on the image.
+    """
+    height, width = image_size
+    given = np.asarray(box, float)
+    if given.shape == (4,) and np.isfinite(given).all():
+        part: Float[np.ndarray, 4] = given.clip(0, [width, height, width, height])
+        if (part[2:] > part[:2]).all():
+            return part
+    raise ValueError(
+        f"box: expected x0, y0, x1, y1 with x0 < x1 and y0 < y1 on the photo of {width} x {height} "
+        f"pixels, got {box}"
+    )
 
 
 def box_iou(

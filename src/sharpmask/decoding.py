@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import IO
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -29,6 +28,7 @@ from sharpmask.containers import (
     strip_png,
     strip_webp,
 )
+from sharpmask.shapes import UInt8
 from sharpmask.tiff import strip_tiff
 
 MAX_PIXELS = 200_000_000

@@ -6,10 +6,10 @@ from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
 
 from sharpmask.masks import Rle, decode, rle_boxes
+from sharpmask.shapes import Bool, Float32, UInt8
 
 COLOURS = (
     *("#ff3b5c", "#2fc04f", "#ffd91a", "#3f6fff", "#ff8c1a", "#36d6f2", "#f03ae6", "#b8ef3a"),

@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from sharpmask.shapes import Float, Int
 
 OCTAVES = tuple(-2.5 + 0.5 * step for step in range(7))
 """The paper's pyramid at patch size 160: 2^-2.5 to 2^.5 in half octaves (section 5)."""
@@ -31,6 +32,24 @@ READINGS = (0.5, 0.0)
 
 GREY = 128
 """Fill value outside the image, half of the uint8 range."""
+
+
+class Aim(NamedTuple):
+    """A window in the middle of a square image, to which an object is brought.
+
+    Attributes:
+        side: Of the image, in pixels.
+        cell: Level, row and column.
+        center: Of the window, in pixels from the left and from the top.
+        window_size: Side of the window.
+        object_size: Longer side of the object.
+    """
+
+    side: int
+    cell: tuple[int, int, int]
+    center: float
+    window_size: float
+    object_size: float
 
 
 @dataclass(frozen=True)
@@ -98,6 +117,17 @@ class PatchGeometry:
     def border(self) -> int:
         """Grey pixels put round the scaled image so that windows may be centred near its edge."""
         return self.patch_size // 2
+
+    @property
+    def object_share(self) -> float:
+        """Longer side of a centred object, as a share of its window's."""
+        return self.object_size / self.patch_size
+
+    def aim(self, longer: float) -> Aim:  # noqa: ARG002
+        """Where an object with a longer side of so many pixels is read by itself."""
+        cell = self.num_cells(self.window_size) // 2
+        center = cell * self.stride + self.patch_size / 2
+        return Aim(self.window_size, (0, cell, cell), center, self.patch_size, self.object_size)
 
     @property
     def num_levels(self) -> int:
@@ -298,6 +328,30 @@ class PyramidGeometry:
     def object_size(self, level: int) -> float:
         """Longer side in pixels of an object that a level's windows are meant for."""
         return self.object_cells * self.strides[level]
+
+    @property
+    def object_share(self) -> float:
+        """Longer side of a centred object, as a share of its window's."""
+        return self.object_size(0) / self.window_size(0)
+
+    @property
+    def aim_switch(self) -> float:
+        """Longer side in pixels from which an object is read by itself on the third level."""
+        return math.sqrt(self.object_size(1) * self.object_size(2))
+
+    def aim(self, longer: float) -> Aim:
+        """Where an object with a longer side of so many pixels is read by itself.
+
+        On the second level, which reads maps of every stride, or on the third if the object has
+        more pixels than the second shows.
+        """
+        level = 1 if longer < self.aim_switch else 2
+        side = self.padded_size(math.ceil(self.window_size(level)))
+        cell = side // 2 // self.strides[level]
+        center = cell * self.strides[level] + self.cell_offset
+        return Aim(
+            side, (level, cell, cell), center, self.window_size(level), self.object_size(level)
+        )
 
     def padded_size(self, size: int) -> int:
         """Length of an image side once its far end is filled up to whole cells of every level."""

@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt, UInt8
 from PIL import Image
 
 from sharpmask.decoding import (
@@ -20,13 +19,15 @@ from sharpmask.decoding import (
 )
 from sharpmask.decoding import ImageError as ImageError
 from sharpmask.files import replacing_file
+from sharpmask.shapes import Int, UInt8
 
 PhotoLike = str | PathLike[str] | Image.Image | np.ndarray
 """A path, a PIL image, or an RGB uint8 array (height, width, 3)."""
-_SUFFIXES = (
+SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff"),
     *(".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 )
+"""What names of photos end in."""
 _PNG_LEVEL = 2
 """Of zlib: files are 7 % larger than at its usual 6, and made in a third of the time."""
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -93,7 +94,7 @@ def png_bytes(picture: np.ndarray | Image.Image) -> bytes:
     return file.getvalue()
 
 
-def read_indices(data: bytes) -> UInt[np.ndarray, "h w"]:
+def read_indices(data: bytes) -> Int[np.ndarray, "h w"]:
     """Decode a picture whose values are numbers of objects, or a colour for each object.
 
     Indices of a palette and grey values, of 16 bits too, come as they are; colours as one number.
@@ -111,9 +112,9 @@ def read_indices(data: bytes) -> UInt[np.ndarray, "h w"]:
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"a mask cannot be read ({reason_of(error)})") from None
     if pixels.ndim == 3:  # transparency belongs to no object
-        red, green, blue = np.moveaxis(pixels[..., :3].astype(np.uint32), 2, 0)
+        red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int64), 2, 0)
         pixels = red + 256 * green + 65536 * blue
-    indices: UInt[np.ndarray, "h w"] = pixels.astype(np.uint32)
+    indices: Int[np.ndarray, "h w"] = pixels.astype(np.int64)
     return indices
 
 
@@ -163,7 +164,7 @@ def _list_folder(folder: Path, report: Callable[[str], object]) -> list[Path]:
         ) from error
     # A broken link is kept: that a photo is missing will be told.
     files = [entry for entry in entries if not entry.is_dir()]
-    images = [entry for entry in files if entry.suffix.lower() in _SUFFIXES]
+    images = [entry for entry in files if entry.suffix.lower() in SUFFIXES]
     others = Counter(entry.suffix.lower() or "no suffix" for entry in files if entry not in images)
     listed = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5))
     if not images:

@@ -9,7 +9,8 @@ from typing import TypedDict
 
 import hotcoco.mask
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+
+from sharpmask.shapes import Bool, Float, Int, UInt8
 
 
 class Rle(TypedDict):

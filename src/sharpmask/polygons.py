@@ -7,9 +7,9 @@ inside: COCO, YOLO and Label Studio know no polygon with a hole.
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from sharpmask.masks import Rle, decode, rle_boxes
+from sharpmask.shapes import Bool, Float, Int
 
 TOLERANCE = 1.0
 """How far simplifying may move an outline by default, in pixels."""

@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from sharpmask import masks
+from sharpmask.boxes import pixel_at
 from sharpmask.defaults import OVERLAY_MASKS
 from sharpmask.drawing import cut_out, draw_masks
 from sharpmask.images import png_bytes, reduce_image
@@ -16,6 +16,7 @@ from sharpmask.masks import Rle
 from sharpmask.polygons import TOLERANCE, Ring, polygons
 from sharpmask.runs import Runs
 from sharpmask.selection import CONTAINED, Segments, parents, tell_repeats
+from sharpmask.shapes import Bool, Float, Float32, Int, UInt8
 
 if TYPE_CHECKING:
     import supervision
@@ -165,6 +166,22 @@ class Proposals:
     def cutout(self, index: int) -> UInt8[np.ndarray, "a b 4"]:
         """One object alone, RGBA, cropped to its box, transparent outside its mask."""
         return cut_out(self.image, self[index].rle)
+
+    def at(self, x: float, y: float) -> "Proposals":
+        """Those whose mask holds a point, best first.
+
+        Args:
+            x: Pixels from the photo's left side.
+            y: Pixels from its top.
+
+        Raises:
+            ValueError: The point is not on the photo.
+        """
+        row, column = pixel_at(x, y, self.image_size)
+        starts, ends = self.boxes[:, 1::-1], self.boxes[:, :1:-1]
+        near = np.flatnonzero(((starts <= (row, column)) & ((row, column) < ends)).all(axis=1))
+        rles = self._rles
+        return self[[k for k in near.tolist() if masks.decode(rles[k])[row, column]]]
 
     def parents(self, share: float = CONTAINED) -> Int[np.ndarray, " n"]:
         """Index of the smallest mask that each mask lies in; -1 where there is none.

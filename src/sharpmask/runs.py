@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask import masks
 from sharpmask.masks import Rle
+from sharpmask.shapes import Float, Int, UInt8
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,13 @@ from typing import Any, Protocol, Self, TypeVar
 
 import hotcoco.mask
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
 
 from sharpmask import masks
 from sharpmask.masks import Rle
+from sharpmask.shapes import Bool, Float, Float32, Int
 
+OBJECT = 1
+"""Id of the only category of proposals, "object"."""
 CONTAINED = 0.9
 """A mask lies in another if more than this share of its pixels does."""
 
@@ -58,11 +60,17 @@ class Segments:
         image_size: Height and width.
         scores: 0 to 1, best first.
         masks_rle: The masks. ``of`` leaves empty ones out, as writers need it.
+        category_ids: Of each mask; "object" for all if none is given.
     """
 
     image_size: tuple[int, int]
     scores: Float32[np.ndarray, " n"]
     masks_rle: Sequence[Rle]
+    category_ids: Sequence[int | str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.category_ids:
+            object.__setattr__(self, "category_ids", [OBJECT] * len(self.masks_rle))
 
     @classmethod
     def of(cls, found: Found) -> "Segments":
@@ -76,7 +84,9 @@ class Segments:
     ) -> "Segments":
         """The masks of what ``to_coco`` gives; empty ones are left out."""
         scores = np.array([record["score"] for record in records], np.float32)
-        return cls.of(cls(image_size, scores, [record["segmentation"] for record in records]))
+        rles = [record["segmentation"] for record in records]
+        every = cls(image_size, scores, rles, [record["category_id"] for record in records])
+        return every[every.areas > 0]
 
     def __len__(self) -> int:
         return len(self.masks_rle)
@@ -87,7 +97,10 @@ class Segments:
         """Some of them, by slice, indices or a boolean mask."""
         chosen = np.arange(len(self))[index].tolist()
         return Segments(
-            self.image_size, self.scores[index], [self.masks_rle[each] for each in chosen]
+            self.image_size,
+            self.scores[index],
+            [self.masks_rle[each] for each in chosen],
+            [self.category_ids[each] for each in chosen],
         )
 
     @property
@@ -106,7 +119,7 @@ class Segments:
 
     def with_rles(self, rles: Sequence[Rle]) -> "Segments":
         """The same with other masks."""
-        return Segments(self.image_size, self.scores, rles)
+        return Segments(self.image_size, self.scores, rles, self.category_ids)
 
     def masks(self) -> Iterator[Bool[np.ndarray, "h w"]]:
         """Full-size masks one by one."""
@@ -114,17 +127,17 @@ class Segments:
             yield masks.decode(rle).astype(bool)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Records of COCO's results format; everything is of category 1, "object"."""
+        """Records of COCO's results format."""
         return [
             {
                 "image_id": image_id,
-                "category_id": 1,
+                "category_id": category,
                 "segmentation": rle,
                 "bbox": [float(v) for v in (x0, y0, x1 - x0, y1 - y0)],
                 "score": float(score),
             }
-            for rle, (x0, y0, x1, y1), score in zip(
-                self.masks_rle, self.boxes, self.scores, strict=True
+            for category, rle, (x0, y0, x1, y1), score in zip(
+                self.category_ids, self.masks_rle, self.boxes, self.scores, strict=True
             )
         ]
 

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from reference.small_nets import ColourTail, ColourTrunk
 from sharpmask.cli.main import app
 from sharpmask.images import read_image
+from sharpmask.masks import decode
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.pretrained import build, read_metadata, save
 from sharpmask.models.tails import TAILS
@@ -97,6 +100,9 @@ def test_a_detector_is_trained_and_finds_named_objects(
         assert drawn.shape == read_image(photo).shape
         assert (drawn != read_image(photo)).any()
 
+    if kind == "fast-rcnn":
+        formats_tell_the_categories(photos, tmp_path)
+
     # Photos are numbered from 1; the annotations have ids of their own.
     named = [{**r, "image_id": int(Path(r["file_name"]).stem.split("-")[1])} for r in records]
     known = {image["id"] for image in json.loads(annotations.read_text())["images"]}
@@ -109,6 +115,50 @@ def test_a_detector_is_trained_and_finds_named_objects(
     figures = json.loads((tmp_path / "report" / "precision.json").read_text())
     assert figures["boxes"].keys() == figures["masks"].keys()
     assert {"AP", "AP50", "ARl", "AP/disc", "AP/roof"} <= figures["boxes"].keys()
+
+
+def formats_tell_the_categories(photos, folder):
+    """The formats name each object, and hold what the selection leaves."""
+    names = {3: "disc", 7: "plate", 90: "roof"}
+    formats = ["coco", "yolo", "labelme", "labelstudio", "parquet"]
+    result = run(
+        "detect", *photos, "--detector", folder / "run", "--output", folder / "formats",
+        "--min-score", "0.001", "--no-overlap", "--top", "3", "--no-overlay",
+        *(option for name in formats for option in ("--format", name)),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    out = folder / "formats"
+    records = json.loads((out / "detections.json").read_text())
+    found = [
+        [record for record in records if record["image_id"] == image_id]
+        for image_id in range(1, len(photos) + 1)
+    ]
+    by_photo = [[names[record["category_id"]] for record in each] for each in found]
+    told = [label for labels in by_photo for label in labels]
+    assert max(map(len, by_photo)) == 3
+    assert len(set(told)) > 1
+    coco = json.loads((out / "coco.json").read_text())
+    assert {each["id"]: each["name"] for each in coco["categories"]} == names
+    assert [names[each["category_id"]] for each in coco["annotations"]] == told
+    rows = pyarrow.parquet.read_table(out / "proposals.parquet").to_pylist()
+    assert [[each["category"] for each in row["proposals"]] for row in rows] == by_photo
+    tasks = json.loads((out / "labelstudio" / "tasks.json").read_text())
+    assert [
+        [region["value"]["brushlabels"][0] for region in task["predictions"][0]["result"]]
+        for task in tasks
+    ] == by_photo
+    assert [
+        label.get("value")
+        for label in ElementTree.parse(out / "labelstudio" / "config.xml").iter("Label")
+    ] == [*names.values()]
+    assert (out / "yolo" / "classes.txt").read_text().split() == [*names.values()]
+    for photo, labels in zip(photos, by_photo, strict=True):
+        shapes = json.loads((out / "labelme" / f"{photo.stem}.json").read_text())["shapes"]
+        assert [shape["label"] for shape in shapes] == labels
+        lines = (out / "yolo" / "labels" / f"{photo.stem}.txt").read_text().splitlines()
+        assert [[*names.values()][int(line.split()[0])] for line in lines] == labels
+    for each in found:
+        assert sum(decode(record["segmentation"]) for record in each).max() == 1
 
 
 def test_proposals_of_another_method(coco_folder, files, annotations, tmp_path):

@@ -37,7 +37,7 @@ def test_each_category_drops_its_own_repeats():
     assert found.names == ["cat", "dog", "dog"]
     assert found.scores.tolist() == [0.9, 0.7, 0.6]
     # The dog's mask is that of the region it came from, the box is the refined one.
-    assert found.rles == (WHERE.rles[0], WHERE.rles[1], WHERE.rles[2])
+    assert found.encoded == (WHERE.rles[0], WHERE.rles[1], WHERE.rles[2])
     assert found.boxes.tolist() == [[0, 0, 10, 10], [2, 0, 12, 10], [21, 20, 41, 35]]
     assert found.to_coco(7)[1] == {
         "image_id": 7,
@@ -81,7 +81,7 @@ def test_a_photo_without_detections_gives_no_records():
 def test_boxes_alone_are_drawn_too():
     where = regions((0, 0, 10, 10), (20, 20, 40, 35), masks=False)
     found = Detector(Fixed([[0.9, 0], [0, 0.6]]))(PHOTO, where)
-    assert found.rles is None
+    assert found.encoded is None
     assert "segmentation" not in found.to_coco(1)[0]
     drawn = found.plot(min_score=0.7) != PHOTO
     assert drawn[5, 5].any()

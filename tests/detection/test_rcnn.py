@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from PIL import Image
 from test_regions import photo
 
-from sharpmask.detection import rcnn, training
+from sharpmask.detection import rcnn
 from sharpmask.detection.detections import Category
 from sharpmask.detection.rcnn import (
     CONTEXT,
@@ -157,8 +158,8 @@ def test_a_category_without_objects_is_named():
 
 
 def test_a_missing_library_is_named_before_anything_is_described(monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"scikit-learn .* pip install 'sharpmask\[rcnn\]'"):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ValueError, match=r"sklearn is not installed; .*'sharpmask\[rcnn\]'"):
         fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, progress=None)
 
 

@@ -60,7 +60,7 @@ def test_export_is_kept_until_weights_code_or_versions_change(
 
     keys = {export_cache._key(weights, runtime) for runtime in ("openvino", "onnx")}
     with monkeypatch.context() as patch:
-        patch.setattr(export_cache, "version", lambda name: "0.0")
+        patch.setattr("importlib.metadata.version", lambda name: "0.0")
         keys.add(export_cache._key(weights, "openvino"))
     code = Path(export_cache.__file__).with_name("export.py")
     fingerprint = files.fingerprint

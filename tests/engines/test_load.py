@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,10 +10,12 @@ import torch
 import sharpmask
 from reference.template_engine import TemplateEngine
 from reference.thin_models import thin, thin_export, thin_file
+from sharpmask.defaults import MODEL
 from sharpmask.engines import export_cache, load
 from sharpmask.engines.exported import DESCRIPTION
 from sharpmask.engines.load import engine_of, load_engine
 from sharpmask.engines.protocol import Engine
+from sharpmask.extras import MissingExtraError
 from sharpmask.models.sources import WeightsError, resolve
 
 NAMES = ("deepmask-mobilenetv2", "sharpmask-mobilenetv2")
@@ -38,6 +38,8 @@ def test_auto_engine_is_the_fastest_installed(monkeypatch, cache):
     assert load_engine(NAMES[0])[0] == "onnx"
     missing.add("onnxscript")
     assert load_engine(NAMES[0]).name == "torch"
+    missing |= {"torch", "onnx"}  # what is exported already needs neither
+    assert load_engine(MODEL).name == "onnx"
 
 
 def test_engine_on_a_gpu_is_torch(monkeypatch):
@@ -55,11 +57,17 @@ def test_engine_on_a_gpu_is_torch(monkeypatch):
 def test_engine_unknown_or_missing_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"engine: expected one of auto, openvino.*got 'tpu'"):
         load_engine(NAMES[0], "tpu")
-    monkeypatch.setattr(export_cache, "find_spec", lambda name: None)
+    missing = {"onnxscript"}
+    monkeypatch.setattr(export_cache, "find_spec", lambda name: None if name in missing else name)
     with pytest.raises(
-        ValueError, match=r"onnx needs onnxruntime.*pip install 'sharpmask\[onnx\]'"
+        MissingExtraError,
+        match=r"must be exported before onnx can run it, but onnxscript is not installed; "
+        r"pip install 'sharpmask\[onnx\]'",
     ):
         load_engine(NAMES[0], "onnx")
+    missing.add("torch")
+    with pytest.raises(ValueError, match=r"pip install 'sharpmask\[train\]'"):
+        load_engine(NAMES[0], "openvino")
 
 
 # --- what may be given ---
@@ -144,24 +152,3 @@ def test_exported_folder_with_damaged_networks_is_refused(tmp_path, kind):
     (tmp_path / "encoder.onnx").unlink()
     with pytest.raises(WeightsError, match=f"{tmp_path}: .*export the model again"):
         load_engine(folder)
-
-
-# --- without torch ---
-
-
-def test_exported_model_without_torch_proposes(cache, tmp_path):
-    folder = thin_export(cache)
-    program = f"""
-import sys
-sys.modules["torch"] = None  # importing it fails
-import sharpmask
-proposer = sharpmask.Proposer(sharpmask.load_engine({str(folder)!r}), num_proposals=7, scales=[-2])
-print(len(proposer({str(COFFEE)!r}).to_coco(1)))
-from sharpmask.cli.main import app
-options = ["--weights", {str(folder)!r}, "--output", {str(tmp_path)!r}, "--scales=-2"]
-app(["propose", {str(COFFEE)!r}, *options])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("7\n")
-    assert " proposals for 1 of 1 photos" in done.stdout

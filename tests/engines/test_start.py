@@ -72,9 +72,9 @@ def test_engines_started_by_threads_at_once_start_one_after_the_other(cache, mon
             time.sleep(0.01)
             with lock:
                 inside.remove(path)
-                calls.append(path.name)
+                calls.append(path.stem)
             cells = np.zeros((1, 1), np.float32)
-            return [cells] if path.name == "decoder" else [cells, cells]
+            return [cells] if path.stem == "decoder" else [cells, cells]
 
         return run
 

@@ -1,14 +1,21 @@
 """Cores, quotas, and who may use how many; control groups as the kernel shows them."""
 
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
-from reference.thin_models import thin_file
+from reference.thin_models import thin_export, thin_file
 from sharpmask.engines import threads
+from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import load_engine
-from sharpmask.engines.threads import cores, shared_by
+from sharpmask.engines.protocol import answer_once
+from sharpmask.engines.threads import at_most, cores, shared_by
 from sharpmask.inference.batch import map_ordered
 
 MOUNT = "25 20 0:22 {root} {mount} rw,nosuid - {kind} {kind} {options}\n"
@@ -147,3 +154,27 @@ def test_loading_an_engine_changes_no_threads(torch_threads, cache, kind):
     for _ in range(3):
         load_engine(thin_file(cache), kind, streams=4)
         assert torch_threads() == 8
+
+
+@pytest.mark.skipif(threads.visible_cores() < 2 or sys.platform != "linux", reason="one core")
+def test_engine_that_has_some_of_the_cores_is_bound_to_none(cache):
+    # Otherwise all processes of a machine compute on its first core.
+    folder = thin_export(cache)
+    with at_most(1):
+        engine = ExportedEngine(folder)
+    allowed = set()
+    done = Event()
+
+    def watch():
+        while not done.is_set():
+            for task in Path("/proc/self/task").iterdir():
+                with suppress(OSError):
+                    allowed.add(len(os.sched_getaffinity(int(task.name))))
+
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(watch)
+        for _ in range(30):
+            answer_once(engine)
+        done.set()
+        watched.result()
+    assert allowed == {threads.visible_cores()}

@@ -9,12 +9,26 @@ from sharpmask import defaults
 from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, refuse_options
 from sharpmask.cli.model_options import Device, EngineChoice
 from sharpmask.cli.photos import Annotations, AsJson, Images, Quiet, Results, settings_of
+from sharpmask.cli.result_options import (
+    CHOICE,
+    Distinct,
+    Formats,
+    MaxArea,
+    MinArea,
+    NoOverlap,
+    Parts,
+    Polygons,
+    Top,
+)
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.files import load_classifier
 from sharpmask.detection.proposing import load_proposer, proposer_source
 from sharpmask.inference.batch import streams_for, write_records
+from sharpmask.selection import Selection
+from sharpmask.writers.formats import writers_for
+from sharpmask.writers.writer import Destination
 
-FILES = ("output", "overlay", "overlay_score")
+FILES = ("output", "overlay", "overlay_score", "formats", "polygons")
 """Options that choose files."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -31,6 +45,8 @@ def detect(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("detections"),
+    formats: Formats = None,
+    polygons: Polygons = False,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -38,8 +54,17 @@ def detect(
         ),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(help="Leave out detections with a lower score (0 to 1).")
+        float,
+        typer.Option(
+            help="Leave out detections with a lower score (0 to 1).", rich_help_panel=CHOICE
+        ),
     ] = defaults.MIN_SCORE,
+    min_area: MinArea = str(Selection.min_area),
+    max_area: MaxArea = str(Selection.max_area),
+    distinct: Distinct = Selection.distinct,
+    parts: Parts = Selection.parts,
+    no_overlap: NoOverlap = Selection.no_overlap,
+    top: Top = Selection.top,
     clean: Annotated[bool, typer.Option(help="As in propose, for the regions' masks.")] = True,
     annotations: Annotations = None,
     overlay: Annotated[bool, typer.Option(help="Draw the objects on the photo.")] = True,
@@ -62,22 +87,31 @@ def detect(
     ):
         if not overlay:
             refuse_options(context, ["overlay_score"], "with --no-overlay")
+        select = Selection(
+            min_area=min_area, max_area=max_area, distinct=distinct, parts=parts,
+            no_overlap=no_overlap, top=top,
+        )  # fmt: skip
         classifier = load_classifier(detector)
         source = weights or proposer_source(classifier.metadata, detector)
         given, photos = results.photos(images, annotations)
+        names = {category.id: category.name for category in classifier.categories}
+        destination = Destination(output, [photo.path for photo in photos], names)
+        writers = writers_for(formats or [], destination, polygons=polygons)
         streams = streams_for(len(photos))
         proposer = load_proposer(
             classifier.metadata, detector, weights=source, engine=engine, device=device,
             streams=streams, clean=clean,
         )  # fmt: skip
+        find = Detector(classifier, proposer, min_score=min_score)
         outcome = write_records(
             photos,
-            Detector(classifier, proposer, min_score=min_score),
+            find if select == Selection() else lambda path: select(find(path)),
             results.file,
             settings=settings_of(context, proposer.engine, detector, source),
             streams=streams,
             draw=(lambda found: found.plot(overlay_score)) if overlay and not as_json else None,
+            writers=writers,
             progress=results.progress,
             report=complain,
         )
-        results.conclude(outcome, given)
+        results.conclude(outcome, given, writers)

@@ -1,5 +1,6 @@
 """``sharpmask evaluate``: Average Recall of a model or of any COCO results file."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from sharpmask.evaluation.average_precision import average_precision, precision_
 from sharpmask.evaluation.evaluator import Evaluation
 from sharpmask.evaluation.report import results_table, write_report
 from sharpmask.evaluation.run import evaluate as run_evaluation
+from sharpmask.extras import how_to_get
 from sharpmask.files import write_json
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
@@ -45,7 +47,11 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the photos; needed unless results are given.")
     ] = None,
     proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file to measure instead of a model.")
+        str | None,
+        typer.Option(
+            help="Proposals to measure instead of a model: a COCO results file, a Parquet file, or "
+            "the folder of sharpmask batch."
+        ),
     ] = None,
     detections: Annotated[
         Path | None,
@@ -94,8 +100,8 @@ def evaluate(
             result = run_evaluation(
                 annotations, proposals=proposals, boxes_only=boxes_only, first=first
             )
-            method = proposals.stem
-            used: dict[str, Any] = {"proposals": proposals.name}
+            method = Path(proposals).stem
+            used: dict[str, Any] = {"proposals": Path(proposals).name}
         else:
             only(context, OF_A_MODEL, "a model")
             options = {
@@ -112,6 +118,8 @@ def evaluate(
         files = write_report(output, method, result, settings)
         out.print(results_table({method: result}))
         out.print(*files, markup=False)
+        if not find_spec("matplotlib"):
+            complain(f"no plots: {how_to_get('matplotlib')}")
         if result.unseen:
             complain(f"{result.unseen} of {result.images} images were not looked at")
             raise typer.Exit(1)

@@ -3,18 +3,30 @@
 import errno
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from sharpmask.cli.console import EXIT_STATUS, complain, prepare_streams
+from sharpmask.cli.console import EXIT_STATUS, clear_errors, complain, prepare_streams
+from sharpmask.defaults import VERSION
+from sharpmask.extras import MissingExtraError, extras_for
 
 COMMANDS = (
-    *("propose", "detect", "evaluate", "check", "finetune", "train"),
-    *("compress", "export", "convert"),
+    "propose",
+    "batch",
+    "serve",
+    "page",
+    "detect",
+    "evaluate",
+    "check",
+    "finetune",
+    "train",
+    "compress",
+    "export",
+    "convert",
 )
 
 
@@ -32,9 +44,32 @@ class LazyGroup(TyperGroup):
         """A command by name."""
         if cmd_name not in COMMANDS:
             return None
-        command = get_command(import_module(f"sharpmask.cli.{cmd_name}").app)
-        command.name = cmd_name
+        with clear_errors():
+            return self._load(cmd_name)
+
+    def _load(self, name: str) -> Any:
+        """A command by name.
+
+        Raises:
+            MissingExtraError: It needs a package that is not installed.
+        """
+        with extras_for(name):
+            command = get_command(import_module(f"sharpmask.cli.{name}").app)
+        command.name = name
         return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help text; beside a command that lacks a package it says which."""
+
+        def described(ctx: Any, cmd_name: str) -> Any:  # noqa: ARG001
+            try:
+                return self._load(cmd_name)
+            except MissingExtraError as error:
+                told = str(error).removeprefix(f"{cmd_name}: ")
+                return TyperCommand(cmd_name, help=escape(told))
+
+        self.get_command = described  # type: ignore[method-assign]
+        super().format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Names alone: for the help texts that some shells show every file would be imported."""
@@ -63,7 +98,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"sharpmask {version('sharpmask')}")
+        typer.echo(f"sharpmask {VERSION}")
         raise typer.Exit
 
 

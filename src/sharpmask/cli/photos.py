@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ import typer
 
 from sharpmask.cli.console import complain, duration, err, out, print_file, progress, refuse_options
 from sharpmask.decoding import read_stream
+from sharpmask.defaults import VERSION
 from sharpmask.engines.protocol import Engine
 from sharpmask.images import list_images, write_image
 from sharpmask.inference.batch import Outcome, Progress, find_photos, number_photos, unshown
@@ -165,4 +165,4 @@ def settings_of(context: typer.Context, engine: Engine, *sources: str) -> dict[s
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         options[f"files of {source}"] = states
-    return options | {"version": version("sharpmask")}
+    return options | {"version": VERSION}

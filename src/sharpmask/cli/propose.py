@@ -19,6 +19,17 @@ from sharpmask.cli.model_options import (
     Weights,
 )
 from sharpmask.cli.photos import Annotations, AsJson, Images, Quiet, Results, settings_of
+from sharpmask.cli.result_options import (
+    CHOICE,
+    Distinct,
+    Formats,
+    MaxArea,
+    MinArea,
+    NoOverlap,
+    Parts,
+    Polygons,
+    Top,
+)
 from sharpmask.engines.load import load_engine
 from sharpmask.engines.protocol import Engine
 from sharpmask.inference.batch import Progress, streams_for, unshown, write_records
@@ -26,15 +37,13 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.tiles import TiledProposer
 from sharpmask.proposals import Proposals
 from sharpmask.selection import Selection
-from sharpmask.writers.formats import FORMATS, writers_for
+from sharpmask.writers.formats import writers_for
 from sharpmask.writers.writer import Destination
 
 FILES = ("output", "overlay", "overlay_masks", "formats", "polygons")
 """Options that choose files."""
 NOT_FAIRS = ("mask_threshold", "suppression", "clean", "image_size", "tiles", "engine")
 """Options of what FAIR's code does in one way only."""
-
-CHOICE = "Which masks to keep"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,72 +55,20 @@ def propose(
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("proposals"),
     weights: Weights = defaults.MODEL,
     num_proposals: NumProposals = defaults.NUM_PROPOSALS,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format",
-            help=f"Write this format too: {', '.join(FORMATS)} (docs/formats.md); may be given "
-            "several times.",
-            autocompletion=lambda: list(FORMATS),
-        ),
-    ] = None,
-    polygons: Annotated[
-        bool,
-        typer.Option(
-            "--polygons", help="In coco, labelme and labelstudio write polygons instead of masks."
-        ),
-    ] = False,
+    formats: Formats = None,
+    polygons: Polygons = False,
     min_score: Annotated[
         float,
         typer.Option(
             help="Leave out proposals with a lower score (0 to 1).", rich_help_panel=CHOICE
         ),
     ] = Selection.min_score,
-    min_area: Annotated[
-        str,
-        typer.Option(
-            help="Leave out smaller masks: pixels, or a share of the photo as 1%.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = str(Selection.min_area),
-    max_area: Annotated[
-        str,
-        typer.Option(
-            help="Leave out larger masks: pixels, or a share of the photo as 50%.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = str(Selection.max_area),
-    distinct: Annotated[
-        float,
-        typer.Option(
-            help="Leave out masks whose IoU (overlap, 0 to 1) with a better one exceeds this; "
-            "1 keeps all.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = Selection.distinct,
-    parts: Annotated[
-        bool,
-        typer.Option(
-            help="Keep masks of parts, or with --no-parts leave out those that lie by more than "
-            "90% in a larger one.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = Selection.parts,
-    no_overlap: Annotated[
-        bool,
-        typer.Option(
-            "--no-overlap",
-            help="Masks do not overlap: each pixel goes to the best mask that holds it.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = Selection.no_overlap,
-    top: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum number of masks kept per photo, after the choices above.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = Selection.top,
+    min_area: MinArea = str(Selection.min_area),
+    max_area: MaxArea = str(Selection.max_area),
+    distinct: Distinct = Selection.distinct,
+    parts: Parts = Selection.parts,
+    no_overlap: NoOverlap = Selection.no_overlap,
+    top: Top = Selection.top,
     scales: Scales = "default",
     image_size: Annotated[
         int,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from sharpmask.coco.problems import (
     BELOW_LIMIT,
@@ -21,6 +20,7 @@ from sharpmask.coco.reader import CocoFile, read_coco
 from sharpmask.coco.records import Box, ImageEntry
 from sharpmask.images import read_image
 from sharpmask.masks import Rle
+from sharpmask.shapes import Float, UInt8
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from sharpmask.coco import problems as kinds
 from sharpmask.coco.annotations import photo_of, photo_problems
@@ -12,6 +11,7 @@ from sharpmask.coco.problems import Kind, Problem, Use
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.records import Annotation
 from sharpmask.masks import rle_areas
+from sharpmask.shapes import Float
 
 BOX_TOLERANCE = 2.0
 """Pixels that a box may differ from its mask's: polygons are wider than their pixels."""

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from sharpmask.coco.records import ImageEntry
 from sharpmask.geometry import PyramidGeometry
+from sharpmask.shapes import Float
 
 NOT_REACHED = 0.05
 """Share of the objects, at either end, that need not have a reading of their own."""

@@ -11,9 +11,11 @@ import numpy as np
 
 from sharpmask.engines.export import replacing
 from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, openvino_core
+from sharpmask.extras import extras_for
 from sharpmask.files import some_home
 from sharpmask.images import read_image
-from sharpmask.inference.proposer import DECODE_BATCH, Proposer
+from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.reading import DECODE_BATCH
 from sharpmask.masks import rle_iou
 
 MAX_PHOTOS = 40
@@ -33,16 +35,14 @@ def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) 
         with the most similar new mask.
 
     Raises:
-        ValueError: No photos, no OpenVINO model, or nncf is not installed.
+        ValueError: No photos, or no OpenVINO model.
+        MissingExtraError: nncf or openvino is not installed.
         ImageError: A photo cannot be read.
     """
     os.environ.setdefault("NNCF_CI", "1")  # or nncf sends usage data
-    try:
-        with some_home():
-            import nncf
-            import openvino
-    except ImportError as error:
-        raise ValueError(f"int8: {error}; pip install 'sharpmask[int8]'") from None
+    with some_home(), extras_for("int8"):
+        import nncf
+        import openvino
     before = ExportedEngine(source)
     if before.name != "openvino":
         raise ValueError(f"int8: {source} is exported for {before.name}, expected openvino")

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.deepmask import HeadC
 from sharpmask.models.pretrained import Model, build
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.shapes import Float, UInt8
 
 READERS = ("head.score_head.1", "mask_head", "mask_encoding")
 """Linear layers that read the vector."""

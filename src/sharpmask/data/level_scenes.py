@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from sharpmask.data.patches import augment, cut, cut_out, mask_image
 from sharpmask.data.scenes import Scenes
 from sharpmask.geometry import GREY, PyramidGeometry
 from sharpmask.masks import Rle
+from sharpmask.shapes import Float, Int, UInt8
 
 POSITIVE_OCTAVES, IGNORED_OCTAVES = 0.6, 1.0
 POSITIVE_CELLS, IGNORED_CELLS = 1.0, 2.6

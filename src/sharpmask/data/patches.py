@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -13,6 +12,7 @@ from sharpmask.coco.annotations import CocoDataset, CocoImage
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.geometry import GREY, PatchGeometry
 from sharpmask.masks import Rle, decode
+from sharpmask.shapes import Float, UInt8
 
 CACHE_BYTES = 3 << 30
 """Decoded photos kept by each worker."""

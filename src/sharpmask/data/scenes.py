@@ -12,7 +12,6 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -27,6 +26,7 @@ from sharpmask.data.sampling import (
     InstanceSampler,
 )
 from sharpmask.geometry import GREY, PatchGeometry, PyramidGeometry
+from sharpmask.shapes import Bool, Float, Int, UInt8
 
 SCENE_OCTAVES = (-2.75, 1.75)
 """Scales of scenes: a quarter octave beyond those at which photos are read, Zoom^2 included."""

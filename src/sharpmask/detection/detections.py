@@ -1,14 +1,15 @@
 """What is found in a photo: named objects."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask import defaults
 from sharpmask.drawing import draw_masks
-from sharpmask.masks import Rle, decode
+from sharpmask.masks import Rle, decode, rle_areas
+from sharpmask.shapes import Bool, Float, Int, UInt8
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Detections:
         labels: Index in ``categories`` of each object's category.
         scores: 0 to 1, descending.
         boxes: xyxy, pixels; refined, so not the tight boxes of the masks.
-        rles: The masks of the winning proposals; None where proposals had none.
+        encoded: The masks of the winning proposals; None where proposals had none.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -58,10 +59,47 @@ class Detections:
     labels: Int[np.ndarray, " n"]
     scores: Float[np.ndarray, " n"]
     boxes: Float[np.ndarray, "n 4"]
-    rles: tuple[Rle, ...] | None
+    encoded: tuple[Rle, ...] | None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(
+        self, index: slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]
+    ) -> "Detections":
+        """Some of them, by slice, indices or a boolean mask."""
+        chosen = np.arange(len(self))[index].tolist()
+        return replace(
+            self,
+            labels=self.labels[index],
+            scores=self.scores[index],
+            boxes=self.boxes[index],
+            encoded=self.encoded and tuple(self.encoded[each] for each in chosen),
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def areas(self) -> Int[np.ndarray, " n"]:
+        """Pixels in each mask."""
+        return rle_areas(self.rles())
+
+    def rles(self) -> list[Rle]:
+        """The masks as compressed COCO RLE.
+
+        Raises:
+            ValueError: The proposals had none.
+        """
+        if self.encoded is None:
+            raise ValueError("detections: the proposals had no masks")
+        return list(self.encoded)
+
+    def with_rles(self, rles: Sequence[Rle]) -> "Detections":
+        """The same with other masks; boxes stay."""
+        return replace(self, encoded=tuple(rles))
 
     @property
     def names(self) -> list[str]:
@@ -80,8 +118,8 @@ class Detections:
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": float(score),
             }
-            if self.rles is not None:
-                record["segmentation"] = self.rles[number]
+            if self.encoded is not None:
+                record["segmentation"] = self.encoded[number]
             records.append(record)
         return records
 
@@ -96,8 +134,8 @@ class Detections:
         return draw_masks(self.image, (self._mask(k) for k in shown.tolist()), labels)
 
     def _mask(self, number: int) -> np.ndarray:
-        if self.rles is not None:
-            return decode(self.rles[number]).astype(bool)
+        if self.encoded is not None:
+            return decode(self.encoded[number]).astype(bool)
         mask = np.zeros(self.image.shape[:2], bool)
         left, top, right, bottom = self.boxes[number].round().astype(int)
         mask[top:bottom, left:right] = True

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 
 import numpy as np
-from jaxtyping import Float
 
 from sharpmask import defaults
 from sharpmask.boxes import suppress
@@ -16,6 +15,7 @@ from sharpmask.engines.load import EngineName
 from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
 from sharpmask.inference.proposer import GivenPhoto, Proposer
+from sharpmask.shapes import Float
 
 MAX_DETECTIONS = 100
 """Maximum number of detections of a photo, over all categories: COCO counts no more."""

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from sharpmask.detection.roi_align import roi_align
 from sharpmask.models.backbones import BACKBONES, STRIDES
 from sharpmask.models.layers import Normalize
 from sharpmask.models.tails import TAILS
+from sharpmask.shapes import Float, Int, UInt8
 
 BOX_DEVIATIONS = np.array([0.1, 0.1, 0.2, 0.2])
 """Regression targets are divided by these, so that they are about as large as the class loss."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from sharpmask.boxes import iou
 from sharpmask.coco.annotations import CocoDataset, CocoImage
+from sharpmask.shapes import Bool, Float
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from sharpmask.inference.batch import Progress, unshown
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.layers import Normalize
 from sharpmask.models.tails import TAILS
+from sharpmask.shapes import Bool, Float, Int, UInt8
 
 CONTEXT = 16 / 227
 """Border round a region, as a share of the warped square (R-CNN, appendix A: 16 of 227 pixels)."""

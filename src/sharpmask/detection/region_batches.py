@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,6 +14,7 @@ from sharpmask.data.patches import PhotoCache, augment
 from sharpmask.detection.fast_rcnn import BOX_DEVIATIONS, RegionBatch, scale_photo
 from sharpmask.detection.matching import Matches, match
 from sharpmask.detection.regions import Regions
+from sharpmask.shapes import Float, Int
 
 REGIONS = 64
 """Regions of a photo in a batch."""

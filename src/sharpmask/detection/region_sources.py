@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 from sharpmask.coco.annotations import CocoImage
 from sharpmask.coco.results import ResultsFile
+from sharpmask.defaults import VERSION
 from sharpmask.detection.regions import Regions
 from sharpmask.files import fingerprint, write_json
 from sharpmask.images import ImageError
@@ -76,7 +76,7 @@ class CachedRegions:
 
     def __init__(self, folder: Path, weights: Path, proposer: Proposer) -> None:
         settings = {key: value for key, value in vars(proposer).items() if key != "engine"}
-        known = repr((version("sharpmask"), proposer.engine.name, sorted(settings.items())))
+        known = repr((VERSION, proposer.engine.name, sorted(settings.items())))
         files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
         self.folder = folder / fingerprint(known.encode(), *files)[:16]
         self.proposer = proposer

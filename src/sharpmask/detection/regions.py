@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from sharpmask.coco.numbers import box, number, shown
 from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.masks import Rle, rle_boxes
+from sharpmask.shapes import Float
 
 
 @dataclass(frozen=True, eq=False)

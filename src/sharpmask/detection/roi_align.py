@@ -1,10 +1,10 @@
 """RoIAlign (He et al. 2017, section 3): features of boxes, sampled without rounding."""
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from sharpmask.models.layers import linear_weights
+from sharpmask.shapes import Float, Int
 
 SAMPLES = 2
 """Places along each side of a bin whose mean is the bin's value."""

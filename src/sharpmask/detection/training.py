@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from sharpmask.detection.proposing import Photos, Proposing
 from sharpmask.detection.rcnn import KeptVectors, RegionNet, collect, train_rcnn
 from sharpmask.detection.region_batches import RegionDataset, collate_regions
 from sharpmask.evaluation.average_precision import average_precision
+from sharpmask.extras import extras_for
 from sharpmask.inference.batch import Progress, Report, silent, unshown
 from sharpmask.models.pretrained import load_backbone
 from sharpmask.models.sources import source_fingerprint
@@ -196,10 +196,11 @@ def fit_rcnn(
         The file.
 
     Raises:
-        ValueError: scikit-learn is not installed, or there is nothing to learn from.
+        MissingExtraError: scikit-learn is not installed.
+        ValueError: There is nothing to learn from.
     """
-    if not find_spec("sklearn"):
-        raise ValueError("R-CNN needs scikit-learn to be trained; pip install 'sharpmask[rcnn]'")
+    with extras_for("training of an R-CNN"):
+        import sklearn  # noqa: F401
     kept = KeptVectors(net, output / "vectors")
     examples = collect(kept, progress(photos, len(photos), "photos described"), numbers)
     categories = chosen_categories(data, numbers)

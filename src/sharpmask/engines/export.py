@@ -22,8 +22,10 @@ from torch import Tensor
 from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
 from sharpmask.engines.threads import starting
 from sharpmask.engines.torch_engine import Decoder, Encoder, TorchEngine
+from sharpmask.extras import extras_for
 from sharpmask.files import PART, some_home
 from sharpmask.models.pretrained import Model
+from sharpmask.models.window_net import weights_fingerprint
 
 LOGIT_TOLERANCE = 1e-3
 """How far an exported model's logits may be from torch's."""
@@ -41,7 +43,8 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
         The exported model, loaded.
 
     Raises:
-        ValueError: The package that exports is not installed, or the logits differ from torch's.
+        MissingExtraError: A package that exports or runs it is not installed.
+        ValueError: The logits differ from torch's.
     """
     write = {"onnx": write_onnx, "openvino": write_openvino}[runtime]
     model = copy.deepcopy(model).cpu().eval()
@@ -60,6 +63,7 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
             "runtime": runtime,
             "geometry": dataclasses.asdict(geometry),
             "architecture": model.architecture,
+            "weights": weights_fingerprint(model),
             "metadata": model.metadata,
         }
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
@@ -111,13 +115,13 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
     """Write a half of a model as an ONNX file and check it.
 
     Raises:
-        ValueError: onnx or onnxscript is not installed.
+        MissingExtraError: onnx or onnxscript is not installed.
     """
-    try:
+    with extras_for("export"):
         import onnx
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"export: {error}; pip install 'sharpmask[onnx]'") from None
+
+        from sharpmask.engines.onnx_files import slim
     if isinstance(network, Encoder):
         geometry = network.model.geometry
         step = geometry.size_step
@@ -142,6 +146,7 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
         external_data=False,
         verbose=False,
     )
+    slim(file)
     onnx.checker.check_model(file, full_check=True)
 
 
@@ -162,14 +167,12 @@ def write_openvino(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path:
     """Write a half of a model as OpenVINO's .xml and .bin.
 
     Raises:
-        ValueError: openvino is not installed.
+        MissingExtraError: openvino is not installed.
     """
-    try:
+    with extras_for("export"):
         import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-    except ImportError as error:
-        raise ValueError(f"export: {error}; pip install 'sharpmask[openvino]'") from None
     # What openvino.convert_model does, but for its sending of usage data.
     frontend = FrontEndManager().load_by_framework("pytorch")
     traced = TorchScriptPythonDecoder(  # must outlive the next line

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from os import utime
 from pathlib import Path
@@ -11,23 +10,29 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 
 from sharpmask.engines.exported import ExportedEngine, Runtime
+from sharpmask.extras import MissingExtraError, how_to_get
 from sharpmask.files import LOCK, cache_folder, fingerprint, prune, replacing_folder
 from sharpmask.models.sources import WeightsError
 
 PACKAGES: dict[Runtime, tuple[str, ...]] = {
-    "openvino": ("openvino",),
-    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("torch", "openvino"),
+    "onnx": ("torch", "onnx", "onnxscript", "onnxruntime"),
 }
-"""What runs exported models, and what else it takes to export them, the fastest first."""
+"""What it takes to export models and to run them; what runs them comes last."""
 MAX_BYTES = 2_000_000_000
 """What the cache of exported models may hold; the least recently used go first."""
 SEAL = "seal"
 """File of a kept export with the fingerprint of the others."""
 
 
-def installed(runtime: Runtime) -> bool:
-    """Whether all is there that exports a model for a runtime and runs it."""
-    return all(map(find_spec, PACKAGES[runtime]))
+def missing(runtime: Runtime) -> list[str]:
+    """Packages that are not installed, of those that export a model for a runtime and run it."""
+    return [package for package in PACKAGES[runtime] if not find_spec(package)]
+
+
+def runs(runtime: Runtime) -> bool:
+    """Whether a runtime is installed."""
+    return PACKAGES[runtime][-1] not in missing(runtime)
 
 
 def exported(
@@ -40,12 +45,12 @@ def exported(
     Where nothing can be kept it is made for this call only.
 
     Raises:
-        ValueError: The runtime is not installed, or the model cannot be exported.
+        MissingExtraError: The runtime, or what exports for it, is not installed.
+        ValueError: The model cannot be exported.
     """
-    if not installed(runtime):
-        raise ValueError(
-            f"engine: {runtime} needs {', '.join(PACKAGES[runtime])}; "
-            f"pip install 'sharpmask[{runtime}]'"
+    if lacking := missing(runtime):
+        raise MissingExtraError(
+            f"{weights}: must be exported before {runtime} can run it, but {how_to_get(lacking[0])}"
         )
 
     def start(folder: Path) -> ExportedEngine:
@@ -93,10 +98,12 @@ def _seal(folder: Path) -> str:
 
 def _key(weights: Path, runtime: Runtime) -> str:
     """A fingerprint of all that an exported form depends on."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     package = Path(__file__).parents[1]
     code = [*package.glob("engines/*.py"), *package.glob("models/*.py"), package / "geometry.py"]
     versions = []
-    for name in ("torch", *PACKAGES[runtime]):
+    for name in PACKAGES[runtime]:
         with suppress(PackageNotFoundError):  # a build under another name
             versions.append(f"{name} {version(name)}")
     sources = [path for path in sorted(code) if path.is_file()]

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
+from sharpmask.extras import MissingExtraError, extras_for
 from sharpmask.geometry import geometry_of
 from sharpmask.models.sources import WeightsError
+from sharpmask.shapes import Float, Int, UInt8
 
 Runtime = Literal["openvino", "onnx"]
 
 DESCRIPTION = "sharpmask.json"
 """File of an exported model that says what it is."""
+SUFFIXES: dict[Runtime, str] = {"openvino": ".xml", "onnx": ".onnx"}
+"""Of the networks that are exported for a runtime."""
 Features = list[np.ndarray]
 """What masks are decoded from."""
 Run = Callable[..., list[np.ndarray]]
@@ -29,37 +32,48 @@ class ExportedEngine:
 
     Args:
         folder: What ``export`` wrote.
+        runtime: What runs it: the one that it was exported for if None. OpenVINO runs both kinds.
         streams: Images that threads may read at the same time; the processor's cores are divided
             among them.
         bfloat16: Let OpenVINO compute in bfloat16 where that is faster: with Intel AMX.
 
     Raises:
-        WeightsError: It holds no exported model, or the package that runs it is not installed.
+        WeightsError: It holds no exported model.
+        MissingExtraError: OpenVINO is not installed.
+        ValueError: The runtime cannot run it.
     """
 
-    def __init__(self, folder: Path, *, streams: int = 1, bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        runtime: Runtime | None = None,
+        streams: int = 1,
+        bfloat16: bool = False,
+    ) -> None:
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = geometry_of(description["geometry"])
-            self.runtime: str = description["runtime"]
-            bfloat16 = bfloat16 and self.runtime == "openvino" and has_amx()
-            self.name = f"{self.runtime}-bf16" if bfloat16 else self.runtime
-            starts: dict[str, Callable[[Path, int], Run]] = {
-                "openvino": partial(start_openvino, bfloat16=bfloat16),
-                "onnx": start_onnx,
-            }
-            start = starts[self.runtime]
+            suffix = SUFFIXES[description["runtime"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder}: holds no exported model: {error}") from None
+        self.runtime: Runtime = runtime or description["runtime"]
+        if self.runtime == "onnx" and suffix != SUFFIXES["onnx"]:
+            raise ValueError(f"engine: {folder} was exported for openvino, not onnx")
+        bfloat16 = bfloat16 and self.runtime == "openvino" and has_amx()
+        self.name = f"{self.runtime}-bf16" if bfloat16 else self.runtime
+        starts: dict[Runtime, Callable[[Path, int], Run]] = {
+            "openvino": partial(start_openvino, bfloat16=bfloat16),
+            "onnx": start_onnx,
+        }
+        start = starts[self.runtime]
         try:
-            with starting:
-                self.encoder = start(folder / "encoder", streams)
-                self.decoder = start(folder / "decoder", streams)
+            with starting, extras_for(f"engine {self.name}"):
+                self.encoder = start(folder / f"encoder{suffix}", streams)
+                self.decoder = start(folder / f"decoder{suffix}", streams)
                 answer_once(self)
-        except ImportError as error:
-            raise WeightsError(
-                f"{folder}: {error}; pip install 'sharpmask[{self.runtime}]'"
-            ) from None
+        except MissingExtraError:
+            raise
         except Exception as error:  # each runtime raises kinds of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise WeightsError(f"{folder}: {reason}; export the model again") from None
@@ -101,14 +115,16 @@ def has_amx() -> bool:
 
 
 def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
-    """A function of arrays from OpenVINO's .xml and .bin."""
+    """A function of arrays from OpenVINO's .xml, beside which lies its .bin, or an ONNX file."""
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "NUM_STREAMS": streams,
     }
     if cores() < visible_cores():
         settings["INFERENCE_NUM_THREADS"] = cores()
-    compiled = openvino_core().compile_model(path.with_suffix(".xml"), "CPU", settings)
+        # Each of several processes would bind its threads to the same first cores.
+        settings["ENABLE_CPU_PINNING"] = False
+    compiled = openvino_core().compile_model(path, "CPU", settings)
     thread = threading.local()
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
@@ -127,9 +143,7 @@ def start_onnx(path: Path, streams: int) -> Run:
     options = onnxruntime.SessionOptions()
     if streams > 1 or cores() < visible_cores():
         options.intra_op_num_threads = max(1, cores() // streams)
-    session = onnxruntime.InferenceSession(
-        path.with_suffix(".onnx"), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:

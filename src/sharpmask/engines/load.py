@@ -2,13 +2,15 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from sharpmask.engines.export_cache import PACKAGES, exported, installed
-from sharpmask.engines.exported import DESCRIPTION, ExportedEngine
+from sharpmask.engines.export_cache import PACKAGES, exported, missing, runs
+from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
 from sharpmask.engines.protocol import Engine
-from sharpmask.models.sources import resolve
+from sharpmask.extras import extras_for
+from sharpmask.models.sources import resolve, shipped_export
 
 if TYPE_CHECKING:  # exported models run without torch
     from sharpmask.models.pretrained import Model
@@ -45,7 +47,8 @@ def engine_of(
                 "is made"
             )
         return source
-    from sharpmask.engines.torch_engine import TorchEngine, choose_device
+    with extras_for("engine torch"):
+        from sharpmask.engines.torch_engine import TorchEngine, choose_device
 
     if engine not in ("auto", "torch", "compile"):
         raise ValueError(
@@ -64,8 +67,9 @@ def load_engine(
 ) -> Engine:
     """A model, ready to be run by a ``Proposer``; threads may share it from the first call on.
 
-    OpenVINO and ONNX Runtime read an exported form of the model. It is made when it is first
-    needed, which takes some seconds, and kept in the user's cache folder.
+    OpenVINO and ONNX Runtime read an exported form of the model. The default model comes with one.
+    Of others it is made when it is first needed, which takes torch and some seconds, and kept in
+    the user's cache folder.
 
     Args:
         source: What ``load`` takes, or a folder that ``sharpmask export`` wrote.
@@ -79,7 +83,8 @@ def load_engine(
 
     Raises:
         WeightsError: There is no such model.
-        ValueError: The engine is unknown or not installed, or cannot run on the device.
+        MissingExtraError: What runs the model, or what exports it, is not installed.
+        ValueError: The engine is unknown, or cannot run on the device.
     """
     if engine not in get_args(EngineName):
         raise ValueError(
@@ -90,30 +95,44 @@ def load_engine(
     if (folder / DESCRIPTION).is_file():
         if device not in ("auto", "cpu"):
             raise ValueError(f"device: exported models run on the cpu here, not on {device}")
-        ready = ExportedEngine(folder, streams=streams, bfloat16=bfloat16)
-        if engine != "auto" and engine.removesuffix("-bf16") != ready.runtime:
-            raise ValueError(f"engine: {source} was exported for {ready.runtime}, not {engine}")
-        return ready
+        if engine in ("torch", "compile"):
+            raise ValueError(f"engine: {source} is an exported model, which {engine} cannot run")
+        runtime = None if engine == "auto" else runtime_of(engine)
+        return ExportedEngine(folder, runtime=runtime, streams=streams, bfloat16=bfloat16)
+    ready = shipped_export(source)
     if engine == "auto":
-        runtimes = [] if on_gpu(device) else [name for name in PACKAGES if installed(name)]
-        engine = runtimes[0] if runtimes else "torch"
+        engine = fastest(device, is_exported=ready is not None)
     if engine in ("openvino-bf16", "openvino", "onnx"):
         if device not in ("auto", "cpu"):
             raise ValueError(f"device: {engine} runs on the cpu here, not on {device}; use torch")
-        return exported(
-            resolve(source),
-            "onnx" if engine == "onnx" else "openvino",
-            streams=streams,
-            bfloat16=bfloat16,
-        )
-    from sharpmask.models.pretrained import load
+        runtime = runtime_of(engine)
+        if ready:
+            return ExportedEngine(ready, runtime=runtime, streams=streams, bfloat16=bfloat16)
+        return exported(resolve(source), runtime, streams=streams, bfloat16=bfloat16)
+    with extras_for(f"{source}: the engine {engine}"):
+        from sharpmask.models.pretrained import load
 
     return engine_of(load(source), engine, device)
 
 
+def runtime_of(engine: EngineName) -> Runtime:
+    """What runs an exported model under the name of an engine."""
+    return "onnx" if engine == "onnx" else "openvino"
+
+
+def fastest(device: str, *, is_exported: bool) -> EngineName:
+    """The fastest engine that is installed, for a model that is exported already or is not yet."""
+    if on_gpu(device):
+        return "torch"
+    for runtime in PACKAGES:
+        if runs(runtime) and (is_exported or not missing(runtime)):
+            return runtime
+    return "torch"
+
+
 def on_gpu(device: str) -> bool:
     """Whether torch would run on a GPU; torch is asked only where there may be one."""
-    if device == "auto" and shutil.which("nvidia-smi"):
+    if device == "auto" and shutil.which("nvidia-smi") and find_spec("torch"):
         from sharpmask.engines.torch_engine import choose_device
 
         return choose_device(device).type == "cuda"

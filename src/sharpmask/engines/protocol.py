@@ -3,9 +3,9 @@
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask.geometry import Geometry
+from sharpmask.shapes import Float, Int, UInt8
 
 ScoreMaps = tuple[Float[np.ndarray, "rows columns"], ...]
 """Objectness logits of all cells, one map for each level that one reading gives."""

@@ -16,6 +16,8 @@ threads in their first call one may hold Python's lock and wait for the table, w
 makes the table and waits for Python's lock: both wait for ever. After a first answer nothing is
 left to set up, so an engine gives that answer before anybody else can call it.
 """
+_assigned: float = math.inf
+"""Cores that ``at_most`` leaves this process."""
 
 
 def cores(root: Path = Path("/")) -> int:
@@ -24,7 +26,18 @@ def cores(root: Path = Path("/")) -> int:
     Args:
         root: Where ``proc`` and ``sys`` are mounted.
     """
-    return max(1, math.ceil(min(visible_cores(), _quota(root))))
+    return max(1, math.ceil(min(visible_cores(), _quota(root), _assigned)))
+
+
+@contextmanager
+def at_most(count: float) -> Iterator[None]:
+    """Engines that start in this block use no more cores: a scheduler has given the others away."""
+    global _assigned
+    before, _assigned = _assigned, count
+    try:
+        yield
+    finally:
+        _assigned = before
 
 
 def visible_cores() -> int:

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from sharpmask.engines.protocol import ScoreMaps, answer_once
@@ -14,6 +13,7 @@ from sharpmask.geometry import Geometry
 from sharpmask.models import deepmask
 from sharpmask.models.pretrained import Model
 from sharpmask.models.pyramid import PyramidFeatures, SharpMaskPyramid
+from sharpmask.shapes import Float, Int, UInt8
 
 Features = list[Tensor]
 """What masks are decoded from."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+
+from sharpmask.shapes import Bool, Float, Int
 
 IOU_THRESHOLDS: Float[np.ndarray, "10"] = np.linspace(0.5, 0.95, 10)
 PROPOSAL_COUNTS = (1, 10, 100, 1000)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Float
 
 from sharpmask.boxes import box_iou
 from sharpmask.coco.numbers import are_plain, box, integer, number
+from sharpmask.coco.parquet_results import ParquetResults
 from sharpmask.coco.problems import refuse
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.records import Annotation, ImageEntry
@@ -19,6 +19,7 @@ from sharpmask.coco.results import Record, ResultsFile
 from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.evaluation.average_recall import MAX_PROPOSALS, AverageRecall, RecallSummary
 from sharpmask.masks import Rle, boundary_iou, rle_areas, rle_boxes, rle_iou
+from sharpmask.shapes import Float
 
 MIN_IOU = 0.5
 """Recall counts no smaller overlap."""
@@ -152,7 +153,7 @@ class ProposalEvaluator:
 
 def evaluate_results(
     truth: CocoFile,
-    results: ResultsFile,
+    results: ResultsFile | ParquetResults,
     *,
     images: Sequence[ImageEntry] | None = None,
     boxes_only: bool = False,

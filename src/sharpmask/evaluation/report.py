@@ -4,12 +4,11 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from sharpmask.evaluation.average_recall import (
@@ -22,6 +21,10 @@ from sharpmask.evaluation.average_recall import (
 from sharpmask.evaluation.evaluator import Evaluation
 from sharpmask.files import replacing_file
 
+if TYPE_CHECKING:  # the extra `plots`
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 CURVE_COUNTS = np.unique(np.geomspace(1, MAX_PROPOSALS, 91).round().astype(int))
 """Counts of proposals at which the JSON file states the curve of average recall."""
 
@@ -33,7 +36,8 @@ def write_report(
 ) -> tuple[Path, ...]:
     """Write ``evaluation.json``, ``recall_by_iou.png`` and ``recall_by_proposals.png``.
 
-    Each file appears whole or not at all. The folder is made if missing.
+    Each file appears whole or not at all. The folder is made if missing. The plots need matplotlib
+    and are left out where it is not installed.
 
     Args:
         folder: Where to.
@@ -45,11 +49,12 @@ def write_report(
         The paths, in the order above.
     """
     document = json.dumps(to_json(method, evaluation, settings), indent=1, allow_nan=False)
-    contents = {
-        "evaluation.json": document.encode(),
-        "recall_by_iou.png": _png(plot_recall_by_iou(method, evaluation)),
-        "recall_by_proposals.png": _png(plot_recall_by_proposals(method, evaluation)),
-    }
+    contents = {"evaluation.json": document.encode()}
+    if find_spec("matplotlib"):
+        contents |= {
+            "recall_by_iou.png": _png(plot_recall_by_iou(method, evaluation)),
+            "recall_by_proposals.png": _png(plot_recall_by_proposals(method, evaluation)),
+        }
     for name, content in contents.items():
         with replacing_file(folder / name) as file:
             file.write(content)
@@ -102,7 +107,7 @@ def results_table(evaluations: Mapping[str, Evaluation]) -> Table:
     return table
 
 
-def plot_recall_by_iou(method: str, evaluation: Evaluation) -> Figure:
+def plot_recall_by_iou(method: str, evaluation: Evaluation) -> "Figure":
     """Draw the recall of all objects against the IoU threshold, a line per number of proposals."""
     figure, panels = _panels(method, evaluation)
     for axes, summary in panels:
@@ -114,7 +119,7 @@ def plot_recall_by_iou(method: str, evaluation: Evaluation) -> Figure:
     return figure
 
 
-def plot_recall_by_proposals(method: str, evaluation: Evaluation) -> Figure:
+def plot_recall_by_proposals(method: str, evaluation: Evaluation) -> "Figure":
     """Draw average recall against the number of proposals, a line per range of object size."""
     figure, panels = _panels(method, evaluation)
     for axes, summary in panels:
@@ -146,8 +151,12 @@ def _recall_to_json(summary: RecallSummary) -> dict[str, Any]:
     }
 
 
-def _panels(method: str, evaluation: Evaluation) -> tuple[Figure, list[tuple[Axes, RecallSummary]]]:
+def _panels(
+    method: str, evaluation: Evaluation
+) -> tuple["Figure", list[tuple["Axes", RecallSummary]]]:
     """Make a figure with one plot for the boxes and, if scored, one for the masks."""
+    from matplotlib.figure import Figure
+
     summaries = {"boxes": evaluation.boxes, "masks": evaluation.masks}
     scored = {title: summary for title, summary in summaries.items() if summary is not None}
     figure = Figure(figsize=(4.5 * len(scored), 4), dpi=150, layout="constrained")
@@ -160,14 +169,14 @@ def _panels(method: str, evaluation: Evaluation) -> tuple[Figure, list[tuple[Axe
     return figure, panels
 
 
-def _finish(axes: Axes, x_label: str, y_label: str) -> None:
+def _finish(axes: "Axes", x_label: str, y_label: str) -> None:
     axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, 100))
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(frameon=False)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpmask.coco.annotations import CocoImage, photo_of
+from sharpmask.coco.parquet_results import ParquetResults
 from sharpmask.coco.problems import raise_first
 from sharpmask.coco.reader import CocoFile, load_ground_truth, no_objects
 from sharpmask.coco.records import ImageEntry
@@ -21,6 +22,7 @@ from sharpmask.inference.batch import (
     unshown,
 )
 from sharpmask.inference.proposer import Proposer
+from sharpmask.stores import is_folder
 
 
 def evaluate(
@@ -41,7 +43,8 @@ def evaluate(
         annotations: COCO annotation file.
         images: Folder of the photos, with a proposer.
         proposer: Runs the model to score.
-        proposals: COCO results file to score instead of a model.
+        proposals: COCO results to score instead of a model: a JSON file, a Parquet file, or the
+            folder of a large run, also an address in a store.
         boxes_only: Measure boxes only; annotations then need no masks.
         first: Maximum number of images, those with the lowest ids.
         streams: Number of photos read at once; by default as many as fit the machine.
@@ -55,7 +58,7 @@ def evaluate(
     if (proposer is None) == (proposals is None):
         raise ValueError("evaluate: give either a proposer or a file of proposals")
     annotations = Path(annotations)
-    results = ResultsFile(Path(proposals)) if proposals else None
+    results = open_results(proposals) if proposals else None
     masks = not boxes_only and (results is None or results.has_masks)
     truth = load_ground_truth(annotations, masks=masks, photos=proposer is not None)
     chosen = truth if first is None else first_images(truth, first)
@@ -68,6 +71,18 @@ def evaluate(
         chosen, Path(images), proposer, boxes_only=boxes_only, streams=streams,
         progress=progress, report=report,
     )  # fmt: skip
+
+
+def open_results(path: str | PathLike[str]) -> ResultsFile | ParquetResults:
+    """Proposals in a JSON file, a Parquet file, or a folder of Parquet files.
+
+    Raises:
+        ValueError: They are malformed.
+        OSError: They cannot be read.
+    """
+    if str(path).endswith(".parquet") or is_folder(str(path)):
+        return ParquetResults(str(path))
+    return ResultsFile(Path(path))
 
 
 def evaluate_model(

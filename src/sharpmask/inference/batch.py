@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 
 from sharpmask.coco.reader import read_image_ids
 from sharpmask.engines.threads import cores, shared_by
@@ -18,6 +17,7 @@ from sharpmask.images import ImageError, write_image
 from sharpmask.inference.journal import Journal, Photo, Span
 from sharpmask.inference.picture_names import overlay_paths, refuse_photos
 from sharpmask.selection import Segments
+from sharpmask.shapes import UInt8
 from sharpmask.writers.writer import Segmented, Writer, write_array
 
 MAX_STREAMS = 4
@@ -163,7 +163,7 @@ def write_records(
         settings: Everything that the results depend on besides the photos.
         streams: Photos worked on at once.
         draw: Makes a picture of what was found, to be written beside ``file``.
-        writers: Write further formats beside ``file``; then proposals must be found.
+        writers: Write further formats beside ``file``; then all that is found must have masks.
         progress: Shows how many photos are done.
         report: Is told of every problem.
 
@@ -185,13 +185,15 @@ def write_records(
                 _draw(pictures[photo.path], draw(found))
             except ImageError as error:
                 problem = error
-        if writers:
-            segmented = Segmented(photo.image_id, photo.path, Segments.of(found), found.image)
-            for writer in writers:
-                writer.add(segmented)
         named = {"file_name": photo.name or str(photo.path)}
         records = [record | named for record in found.to_coco(photo.image_id)]
-        return found.image.shape[:2], records, problem
+        image_size = found.image.shape[:2]
+        if writers:
+            segments = Segments.from_coco(records, image_size)
+            segmented = Segmented(photo.image_id, photo.path, segments, found.image)
+            for writer in writers:
+                writer.add(segmented)
+        return image_size, records, problem
 
     with owned(file.parent), Journal(_journal(file), settings) as journal:
         left = [photo for photo in photos if not journal.has(photo)]
@@ -245,16 +247,20 @@ def _segmented(journal: Journal, photo: Photo, span: Span) -> Segmented:
 
 
 def number_photos(paths: Sequence[Path]) -> list[Photo]:
-    """Photos with ids: their file names where all are distinct numbers, as in COCO; else from 1.
+    """Photos with the ids that ``ids_of`` gives their names."""
+    return list(map(Photo, paths, ids_of([path.stem for path in paths])))
+
+
+def ids_of(stems: Sequence[str]) -> list[int]:
+    """Ids of photos: their names where all are distinct numbers, as in COCO; else from 1.
 
     Numbers beyond 64 bits and digits of other scripts are names like any other.
     """
-    stems = [path.stem for path in paths]
     if all(stem.isascii() and stem.isdecimal() and len(stem) < 300 for stem in stems):
         ids = [int(stem) for stem in stems]
         if len(set(ids)) == len(ids) and max(ids, default=0) < 2**63:
-            return list(map(Photo, paths, ids))
-    return [Photo(path, position) for position, path in enumerate(paths, 1)]
+            return ids
+    return list(range(1, len(stems) + 1))
 
 
 def find_photos(paths: Sequence[Path], annotations: Path, report: Report) -> list[Photo]:

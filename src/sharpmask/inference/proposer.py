@@ -5,12 +5,12 @@ masks are decoded for those alone, from features that were computed once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from sharpmask import defaults
@@ -19,35 +19,16 @@ from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
+from sharpmask.inference.prompts import ReadPhoto
+from sharpmask.inference.reading import Level, decode, mask_quality, sigmoid
 from sharpmask.proposals import Proposals
+from sharpmask.shapes import Float, Int, UInt8
 
 if TYPE_CHECKING:  # engines need no torch
     from sharpmask.models.pretrained import Model
 
-DECODE_BATCH = 128
-"""Windows refined at once: bounds memory, larger is no faster."""
 POOL = 1000
 """Best windows of a photo among which ``apart_first`` spreads the ones that are decoded."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """One score map of the pyramid: of a photo at one scale, and there of one of its levels.
-
-    Attributes:
-        reading: Which scale.
-        scaled_size: Height and width of the scaled image, without borders.
-        features: The engine's own, of all levels that it reads at this scale.
-        index: Which of those levels this is.
-        scores: Objectness logits of the cells whose windows are centred on the photo.
-    """
-
-    reading: int
-    scaled_size: tuple[int, int]
-    features: Any
-    index: int
-    scores: Float[np.ndarray, "rows columns"]
-
 
 GivenPhoto = TypeVar("GivenPhoto", bound=PhotoLike)
 
@@ -152,8 +133,26 @@ class Proposer:
         Raises:
             ImageError: It cannot be read.
         """
+        return self.read(image).propose()
+
+    def read(self, image: PhotoLike) -> ReadPhoto:
+        """Read a photo once, to ask it more than once: for all objects, at points, in boxes.
+
+        Args:
+            image: A path, a PIL image, or an RGB uint8 array (H, W, 3).
+
+        Raises:
+            ImageError: It cannot be read.
+        """
         pixels = read_image(image)
         levels = list(self.levels(pixels))
+        return ReadPhoto(
+            pixels, levels, self.engine, self.mask_threshold, self.quality_exponent, self.clean,
+            partial(self._propose, pixels, levels),
+        )  # fmt: skip
+
+    def _propose(self, pixels: UInt8[np.ndarray, "h w 3"], levels: Sequence[Level]) -> Proposals:
+        """All objects of a photo that was read."""
         reranks = self.quality_exponent > 0 or self.suppression < 1
         maps = [level.scores for level in levels]
         if reranks:
@@ -164,19 +163,7 @@ class Proposer:
             numbers, cells, scores = numbers[apart], cells[apart], scores[apart]
         else:
             numbers, cells, scores = self.select(maps, self.num_proposals)
-        cells = np.concatenate([np.array([levels[k].index for k in numbers])[:, None], cells], 1)
-        readings = np.array([level.reading for level in levels])[numbers]
-        windows = np.zeros((len(cells), 4))
-        masks: UInt8[np.ndarray, "n s s"] | None = None
-        for level in levels[:: self.engine.geometry.num_levels]:  # one of each reading
-            chosen = np.flatnonzero(readings == level.reading)
-            for part in np.split(chosen, range(DECODE_BATCH, len(chosen), DECODE_BATCH)):
-                logits = self.engine.decode(level.features, cells[part])
-                if masks is None:
-                    masks = np.empty((len(cells), *logits.shape[1:]), np.uint8)
-                masks[part] = np.rint(sigmoid(logits) * 255)
-                windows[part] = self.windows(cells[part], pixels.shape[:2], level.scaled_size)
-        assert masks is not None
+        masks, windows = decode(self.engine, levels, numbers, cells, pixels.shape[:2])
         # Deviation: ranking
         scores = sigmoid(scores) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
         order = np.argsort(-scores, kind="stable")
@@ -236,12 +223,6 @@ class Proposer:
         cells = np.stack(np.divmod(best - starts[numbers], columns), axis=1)
         return numbers, cells, flat[best]
 
-    def windows(
-        self, cells: Int[np.ndarray, "n 3"], image_size: tuple[int, int], size: tuple[int, int]
-    ) -> Float[np.ndarray, "n 4"]:
-        """Windows (xyxy, pixels of the image) of the cells (level, row, column) of a scale."""
-        return self.engine.geometry.cells_to_windows(cells, image_size, size)
-
 
 def apart_first(
     numbers: Int[np.ndarray, " n"],
@@ -278,16 +259,3 @@ def apart_first(
             taken.update((number, row + y, column + x) for y, x in near[number])
             apart.append(index)
     return np.array([*apart, *beside][:count], np.int64)
-
-
-def mask_quality(masks: UInt8[np.ndarray, "n s s"], threshold: float) -> Float[np.ndarray, " n"]:
-    """Mean probability inside each mask; 0 for an empty one."""
-    # One by one: the arrays in between stay in the cache.
-    inside = (mask[mask > int(threshold * 255)] for mask in masks)
-    return np.array([part.mean() / 255 if part.size else 0.0 for part in inside], np.float32)
-
-
-def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """Probability of a logit."""
-    probability: Float[np.ndarray, "*n"] = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-    return probability

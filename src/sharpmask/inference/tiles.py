@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 
 from sharpmask.images import PhotoLike, read_image, reduce_image
 from sharpmask.inference.batch import Progress, unshown
 from sharpmask.inference.proposer import Proposer
 from sharpmask.proposals import Proposals
+from sharpmask.shapes import Bool, Float, UInt8
 
 MAX_PIXELS = 2_000_000_000
 """Larger images are refused by their header; decoded, one of this size takes 6 GB."""

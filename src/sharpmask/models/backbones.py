@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sharpmask.models.blocks import BasicBlock, Bottleneck, InvertedResidual, conv_relu6
 from sharpmask.models.layers import Conv2d, Padding
 from sharpmask.models.yolox import YoloxLayers
+from sharpmask.shapes import Float
 
 STRIDES = (2, 4, 8, 16)
 

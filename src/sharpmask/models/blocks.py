@@ -1,10 +1,10 @@
 """Blocks of which backbones and their tails are made. Parameter names are torchvision's."""
 
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sharpmask.models.layers import Conv2d, Padding
+from sharpmask.shapes import Float
 
 
 class BasicBlock(nn.Module):

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY, PatchGeometry
 from sharpmask.models.backbones import STRIDES, Backbone, build_backbone
 from sharpmask.models.layers import Conv2d, Normalize, Padding, WindowLinear, move_on
 from sharpmask.models.window_net import WindowNet
+from sharpmask.shapes import Float, Int
 
 
 @dataclass(frozen=True)

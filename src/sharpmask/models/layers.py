@@ -4,8 +4,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from sharpmask.shapes import Float, Int
 
 Padding = Literal["symmetric", "zero"]
 

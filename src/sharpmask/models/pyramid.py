@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
 from sharpmask.models.layers import Normalize, Padding
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
+from sharpmask.shapes import Float, Int
 
 NUM_LEVELS = 4
 TRUNKS = {"yolox_nano": YoloxNano}
@@ -372,9 +372,11 @@ def read_places(
     image, number, row, column = cells[..., None].unbind(1)
     height = width = start = torch.zeros_like(number)
     for k, (rows, columns) in enumerate(sizes):
-        height = height + (number == k) * rows
-        width = width + (number == k) * columns
-        start = start + (number > k) * (rows * columns)
+        # Whole numbers: torch's exporter to ONNX cannot multiply truth values by a map's sides.
+        here, after = (number == k).long(), (number > k).long()
+        height = height + here * rows
+        width = width + here * columns
+        start = start + after * (rows * columns)
     offsets = torch.arange(-reach, reach + 1, device=cells.device)
     y, x = row + offsets, column + offsets
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sharpmask.models.backbones import STRIDES
 from sharpmask.models.deepmask import DeepMask, Features
 from sharpmask.models.layers import Conv2d, gather_windows, linear_weights
 from sharpmask.models.window_net import WindowNet
+from sharpmask.shapes import Float, Int
 
 Form = Literal["refactored", "concatenated"]
 Schedule = Literal["halving", "constant"]

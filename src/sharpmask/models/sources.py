@@ -6,6 +6,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from sharpmask.extras import extras_for
 from sharpmask.files import fingerprint
 
 
@@ -28,11 +29,18 @@ def names() -> list[str]:
     )
 
 
+def shipped_export(source: str | os.PathLike[str]) -> Path | None:
+    """The folder of a shipped model's ONNX form; None for a model that comes without one."""
+    folder = Path(str(resources.files("sharpmask") / "weights")) / str(source)
+    return folder if str(source) in names() and folder.is_dir() else None
+
+
 def resolve(source: str | os.PathLike[str]) -> Path:
     """The file behind a name, path or repository.
 
     Raises:
         WeightsError: There is none.
+        MissingExtraError: It is a repository, and huggingface_hub is not installed.
     """
     if str(source) in names():
         return Path(str(resources.files("sharpmask") / "weights" / f"{source}.safetensors"))
@@ -66,8 +74,13 @@ def source_fingerprint(source: str | os.PathLike[str]) -> str:
 
 
 def _download(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    with extras_for(repository):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
 
     try:
         return Path(hf_hub_download(repository, "model.safetensors"))

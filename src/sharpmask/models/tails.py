@@ -6,12 +6,12 @@ A tail reads the last map of its ``Backbone``. Parameter names are torchvision's
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sharpmask.models.backbones import MobileNetV2
 from sharpmask.models.blocks import BasicBlock, Bottleneck, InvertedResidual, conv_relu6
 from sharpmask.models.layers import Padding
+from sharpmask.shapes import Float
 
 
 class Tail(nn.Module):

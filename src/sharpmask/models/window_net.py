@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sharpmask.extras import extras_for
+from sharpmask.files import fingerprint
 from sharpmask.models.sources import WeightsError, resolve
 from sharpmask.models.tensor_files import parsed, read_safetensors, save_atomically
+from sharpmask.shapes import Float, Int
 
 
 class SavedNet(nn.Module):
@@ -92,8 +94,10 @@ class SavedNet(nn.Module):
 
         Raises:
             ValueError: Its backbone is not one of the package's.
+            MissingExtraError: huggingface_hub is not installed.
         """
-        from huggingface_hub import HfApi  # slow to import
+        with extras_for(repository):
+            from huggingface_hub import HfApi  # slow to import
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -173,6 +177,13 @@ def save(
         for key, value in model.state_dict().items()
     }
     save_atomically(state, path, texts)
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of all weights in float32, with their names: the same for a model and its files."""
+    state = model.state_dict()
+    tensors = (state[key].detach().float().cpu().numpy() for key in sorted(state))
+    return fingerprint(" ".join(sorted(state)).encode(), *(x.tobytes() for x in tensors))
 
 
 def load_as(build: Callable[[Mapping[str, Any]], Net], source: str | os.PathLike[str]) -> Net:

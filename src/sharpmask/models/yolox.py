@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sharpmask.models.layers import Conv2d, Padding, symmetric_pad
+from sharpmask.shapes import Float
 
 MAP_STRIDES = (2, 4, 8, 16, 32)
 """Strides of a feature pyramid's bottom-up maps."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.pretrained import Model, build
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.shapes import Float
 from sharpmask.torch7.format import Torch7Error, TorchObject, read_torch7
 
 Array = Float[np.ndarray, "..."]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
 
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import PatchGeometry
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import Model
+from sharpmask.shapes import Float, Int, UInt8
 
 
 class Torch7Proposer(Proposer):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from sharpmask.coco.annotations import photo_of
@@ -21,6 +20,7 @@ from sharpmask.geometry import GREY
 from sharpmask.inference.batch import Progress, Report, silent, unshown
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pyramid import SharpMaskPyramid
+from sharpmask.shapes import UInt8
 
 MAX_PROPOSALS = 1000
 PANEL_SIDE = 480

@@ -164,7 +164,9 @@ def finetune(
         data = readable(
             dataset_of([learned_from], images, below_limit=limit_of(min_size, chosen)), name, report
         )
-        held_back = readable(dataset_of([truth], images), "held back", report)
+        held_back = readable(
+            dataset_of([truth], images, below_limit=limit_of(0, chosen)), "held back", report
+        )
         there = {image.id for image in held_back.images}
         truth = replace(truth, images=tuple(i for i in truth.images if i.id in there))
         origin = {

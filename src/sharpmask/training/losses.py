@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sharpmask.data.patches import PatchBatch
 from sharpmask.data.scenes import SceneBatch
+from sharpmask.shapes import Float, UInt8
 from sharpmask.training.patch_metrics import at_size, patch_ious
 
 

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.sharpmask import SharpMask
+from sharpmask.shapes import Float, UInt8
 
 
 @dataclass(frozen=True)

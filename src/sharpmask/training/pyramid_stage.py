@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from sharpmask.inference.batch import Report, silent
 from sharpmask.models.pretrained import load_trunk, save
 from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
 from sharpmask.models.sources import source_fingerprint
+from sharpmask.shapes import Float, UInt8
 from sharpmask.training.loop import fit
 from sharpmask.training.origin import MODEL, StrPath, objects_in, train_on_files
 from sharpmask.training.recipes import Recipe, deepmask

@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
 from sharpmask.coco.segmentation import segmentation_to_rle
+from sharpmask.defaults import VERSION
 from sharpmask.files import replacing_file
 from sharpmask.masks import rle_areas, rle_boxes
 from sharpmask.polygons import polygons
-from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, write_array
+from sharpmask.writers.writer import Destination, Segmented, Writer, write_array
 
 
 class CocoWriter(Writer):
-    """``coco.json``: images, the category "object", annotations with their scores.
+    """``coco.json``: images, categories ("object" of proposals), annotations with their scores.
 
     A ``file_name`` is relative to the folder that all photos lie in, which ``info`` names.
 
@@ -33,11 +33,14 @@ class CocoWriter(Writer):
         """Write the file."""
         images: list[dict[str, Any]] = []
         info = {
-            "description": "Object proposals",
-            "version": f"sharpmask {version('sharpmask')}",
+            "description": "What was found in photos",
+            "version": f"sharpmask {VERSION}",
             "images_folder": str(self.destination.root),
         }
-        categories = [{"id": 1, "name": LABEL, "supercategory": ""}]
+        categories = [
+            {"id": category, "name": name, "supercategory": ""}
+            for category, name in self.destination.categories.items()
+        ]
         head = {"info": info, "licenses": [], "categories": categories}
         with replacing_file(self.place) as file:
             file.write(json.dumps(head).encode().removesuffix(b"}"))
@@ -60,7 +63,8 @@ class CocoWriter(Writer):
             if self.polygons:
                 segmentations = [[ring.ravel().tolist() for ring in polygons(rle)] for rle in rles]
                 rles = [segmentation_to_rle(each, (height, width)) for each in segmentations]
-            for segmentation, (x0, y0, x1, y1), area, score in zip(
+            for category, segmentation, (x0, y0, x1, y1), area, score in zip(
+                photo.segments.category_ids,
                 segmentations,
                 rle_boxes(rles).tolist(),
                 rle_areas(rles).tolist(),
@@ -70,7 +74,7 @@ class CocoWriter(Writer):
                 yield {
                     "id": next(numbers),
                     "image_id": photo.id,
-                    "category_id": 1,
+                    "category_id": category,
                     "segmentation": segmentation,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": area,

@@ -9,7 +9,7 @@ from sharpmask.files import write_json
 from sharpmask.images import png_bytes
 from sharpmask.masks import decode
 from sharpmask.polygons import polygons
-from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, absolute
+from sharpmask.writers.writer import Destination, Segmented, Writer, absolute
 
 _VERSION = "5.4.1"  # the first release of LabelMe with shapes of the type "mask" was 5.2
 
@@ -49,26 +49,34 @@ class LabelmeWriter(Writer):
         shapes = []
         found = photo.segments
         boxes = found.boxes.astype(int).tolist()
-        for rle, (x0, y0, x1, y1), score in zip(found.rles(), boxes, found.scores, strict=True):
+        labels = self.destination.labels(found)
+        for rle, (x0, y0, x1, y1), score, label in zip(
+            found.rles(), boxes, found.scores, labels, strict=True
+        ):
             png = png_bytes(decode(rle)[y0:y1, x0:x1].astype(bool))
             # Both corners belong to the box.
-            shape = _shape("mask", [[x0, y0], [x1 - 1, y1 - 1]], score, None)
+            shape = _shape("mask", label, [[x0, y0], [x1 - 1, y1 - 1]], score, None)
             shapes.append(shape | {"mask": base64.b64encode(png).decode()})
         return shapes
 
     def _polygons(self, photo: Segmented) -> list[dict[str, Any]]:
         shapes = []
         found = photo.segments
-        for number, (rle, score) in enumerate(zip(found.rles(), found.scores, strict=True)):
+        labels = self.destination.labels(found)
+        for number, (rle, score, label) in enumerate(
+            zip(found.rles(), found.scores, labels, strict=True)
+        ):
             rings = polygons(rle)
             group = number if len(rings) > 1 else None
-            shapes += [_shape("polygon", ring.tolist(), score, group) for ring in rings]
+            shapes += [_shape("polygon", label, ring.tolist(), score, group) for ring in rings]
         return shapes
 
 
-def _shape(kind: str, points: list[list[float]], score: float, group: int | None) -> dict[str, Any]:
+def _shape(
+    kind: str, label: str, points: list[list[float]], score: float, group: int | None
+) -> dict[str, Any]:
     return {
-        "label": LABEL,
+        "label": label,
         "points": points,
         "group_id": group,
         "description": f"score {score:.3f}",

@@ -1,18 +1,19 @@
 """Label Studio: tasks with predictions, and the labelling interface that shows them."""
 
 from collections.abc import Iterable
-from importlib.metadata import version
 from os import fsencode
 from typing import Any
 from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from jaxtyping import Bool
 
+from sharpmask.defaults import VERSION
 from sharpmask.files import replacing_file
 from sharpmask.masks import Rle, decode
 from sharpmask.polygons import polygons
-from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, write_array
+from sharpmask.shapes import Bool
+from sharpmask.writers.writer import Destination, Segmented, Writer, write_array
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files of a storage "Local files"."""
@@ -24,7 +25,7 @@ _CONFIG = """\
 <View>
   <Image name="image" value="$image" zoom="true"/>
   <{kind}Labels name="object" toName="image">
-    <Label value="{label}"/>
+{labels}
   </{kind}Labels>
 </View>
 """
@@ -55,13 +56,18 @@ class LabelStudioWriter(Writer):
         """Write both files."""
         kind = "Polygon" if self.polygons else "Brush"
         with replacing_file(self.place / "config.xml") as file:
-            file.write(_CONFIG.format(kind=kind, label=LABEL).encode())
+            names = map(quoteattr, self.destination.categories.values())
+            labels = "\n".join(f"    <Label value={name}/>" for name in names)
+            file.write(_CONFIG.format(kind=kind, labels=labels).encode())
         with replacing_file(self.place / "tasks.json") as file:
             write_array(file, map(self._task, photos))
 
     def _task(self, photo: Segmented) -> dict[str, Any]:
         height, width = photo.segments.image_size
+        kind = "polygonlabels" if self.polygons else "brushlabels"
+        value_of = polygon_value if self.polygons else brush_value
         scores = photo.segments.scores.tolist()
+        labels = self.destination.labels(photo.segments)
         result = [
             {
                 "id": f"{photo.id}-{number}",
@@ -71,31 +77,32 @@ class LabelStudioWriter(Writer):
                 "original_height": height,
                 "image_rotation": 0,
                 "score": score,
-                **(_polygon(rle) if self.polygons else _brush(rle)),
+                "type": kind,
+                "value": {**value_of(rle), kind: [label]},
             }
-            for number, (rle, score) in enumerate(
-                zip(photo.segments.rles(), scores, strict=True), start=1
+            for number, (rle, score, label) in enumerate(
+                zip(photo.segments.rles(), scores, labels, strict=True), start=1
             )
         ]
         address = self.address + quote(fsencode(self.destination.relative(photo.path)))
         prediction = {
-            "model_version": f"sharpmask {version('sharpmask')}",
+            "model_version": f"sharpmask {VERSION}",
             "score": float(np.mean(scores)) if scores else 0.0,
             "result": result,
         }
         return {"data": {"image": address}, "predictions": [prediction]}
 
 
-def _brush(rle: Rle) -> dict[str, Any]:
-    value = {"format": "rle", "rle": brush_rle(decode(rle).astype(bool)), "brushlabels": [LABEL]}
-    return {"type": "brushlabels", "value": value}
+def brush_value(rle: Rle) -> dict[str, Any]:
+    """What a brush region holds of a mask."""
+    return {"format": "rle", "rle": brush_rle(decode(rle).astype(bool))}
 
 
-def _polygon(rle: Rle) -> dict[str, Any]:
+def polygon_value(rle: Rle) -> dict[str, Any]:
+    """What a polygon region holds of a mask: its largest piece, in percent of the photo's sides."""
     height, width = rle["size"]
     percent = polygons(rle)[0] * (100 / width, 100 / height)
-    value = {"points": percent.tolist(), "closed": True, "polygonlabels": [LABEL]}
-    return {"type": "polygonlabels", "value": value}
+    return {"points": percent.tolist(), "closed": True}
 
 
 def brush_rle(mask: Bool[np.ndarray, "h w"]) -> list[int]:

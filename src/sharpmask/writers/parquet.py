@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sharpmask.extras import extras_for
 from sharpmask.files import replacing_file
-from sharpmask.writers.writer import Destination, Segmented, Writer
+from sharpmask.selection import OBJECT
+from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,32 +27,36 @@ class ParquetWriter(Writer):
         destination: Where to write.
 
     Raises:
-        ValueError: pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
 
     def __init__(self, destination: Destination) -> None:
+        self.destination = destination
         self.place = destination.output / "proposals.parquet"
-        try:
+        with extras_for("parquet"):
             import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise ValueError(f"parquet: {error}; pip install 'sharpmask[parquet]'") from None
 
     def finish(self, photos: Iterable[Segmented]) -> None:
         """Write the file."""
         import pyarrow as pa
         from pyarrow import parquet
 
+        columns = schema(named=self.destination.categories != {OBJECT: LABEL})
         with (
             replacing_file(self.place) as file,
-            parquet.ParquetWriter(file, schema(), compression="zstd") as writer,
+            parquet.ParquetWriter(file, columns, compression="zstd") as writer,
         ):
-            rows = map(_row, photos)
+            rows = (row(photo, self.destination.labels(photo.segments)) for photo in photos)
             while group := list(islice(rows, _ROWS)):
-                writer.write_table(pa.Table.from_pylist(group, schema()))
+                writer.write_table(pa.Table.from_pylist(group, columns))
 
 
-def schema() -> "pyarrow.Schema":
-    """Columns and their types, stated so that files without proposals have them too."""
+def schema(*, named: bool = False) -> "pyarrow.Schema":
+    """Columns and their types, stated so that files without proposals have them too.
+
+    Args:
+        named: Whether a proposal has a ``category``, its name.
+    """
     import pyarrow as pa
 
     proposal = pa.struct(
@@ -59,6 +65,7 @@ def schema() -> "pyarrow.Schema":
             pa.field("bbox", pa.list_(pa.float32()), nullable=False),
             pa.field("area", pa.int64(), nullable=False),
             pa.field("rle", pa.string(), nullable=False),
+            *([pa.field("category", pa.string(), nullable=False)] if named else []),
         ]
     )
     return pa.schema(
@@ -72,7 +79,8 @@ def schema() -> "pyarrow.Schema":
     )
 
 
-def _row(photo: Segmented) -> dict[str, Any]:
+def row(photo: Segmented, labels: list[str]) -> dict[str, Any]:
+    """One row of ``schema``; labels are those of the photo's segments."""
     found = photo.segments
     height, width = found.image_size
     return {
@@ -87,8 +95,10 @@ def _row(photo: Segmented) -> dict[str, Any]:
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": area,
                 "rle": rle["counts"],
+                "category": label,
             }
-            for rle, (x0, y0, x1, y1), area, score in zip(
+            for label, rle, (x0, y0, x1, y1), area, score in zip(
+                labels,
                 found.rles(),
                 found.boxes.tolist(),
                 found.areas.tolist(),

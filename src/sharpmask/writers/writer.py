@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import UInt8
 
-from sharpmask.selection import Segments
+from sharpmask.selection import OBJECT, Segments
+from sharpmask.shapes import UInt8
 
 LABEL = "object"
 """Name of the one category."""
@@ -43,6 +43,7 @@ class Destination:
     Attributes:
         output: The folder for all formats.
         photos: All photos of the run, as given; each once.
+        categories: Names of the categories of masks, by id.
         names: A name for each photo, the same in every run over the same photos: its own without
             the suffix, numbered where that repeats, cut where it is long.
         root: The folder that all photos lie in.
@@ -50,12 +51,17 @@ class Destination:
 
     output: Path
     photos: Sequence[Path]
+    categories: Mapping[int | str, str] = field(default_factory=lambda: {OBJECT: LABEL})
     names: Mapping[Path, str] = field(init=False)
     root: Path = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", _names(self.photos))
         object.__setattr__(self, "root", _common_folder(self.photos))
+
+    def labels(self, segments: Segments) -> list[str]:
+        """The name of each mask's category."""
+        return [self.categories[category] for category in segments.category_ids]
 
     def relative(self, photo: Path) -> str:
         """Where a photo lies under ``root``, with "/" on every system."""

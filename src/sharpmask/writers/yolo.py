@@ -1,5 +1,6 @@
 """YOLO segmentation: one text file per photo, one polygon per line."""
 
+import json
 import shutil
 from collections.abc import Iterable
 from os import fsencode
@@ -7,14 +8,15 @@ from pathlib import Path
 
 from sharpmask.files import PART, replacing_file
 from sharpmask.polygons import polygons
-from sharpmask.writers.writer import LABEL, Destination, Segmented, Writer, absolute
+from sharpmask.writers.writer import Destination, Segmented, Writer, absolute
 
 
 class YoloWriter(Writer):
     """``yolo/``: ``labels/NAME.txt``, ``images/NAME.jpg``, ``data.yaml`` and its lists.
 
-    A line is ``0 x1 y1 x2 y2 ...``, coordinates in shares of width and height: the largest piece of
-    one mask, holes filled, so a mask never becomes two objects. The format holds no scores.
+    A line is ``0 x1 y1 x2 y2 ...``, the index of the category and coordinates in shares of width
+    and height: the largest piece of one mask, holes filled, so a mask never becomes two objects.
+    The format holds no scores.
 
     YOLO finds a label by the name of its image, so the images are links to the photos (copies,
     where the system allows no links), called as their labels are.
@@ -30,10 +32,12 @@ class YoloWriter(Writer):
     def add(self, photo: Segmented) -> None:
         """Write the labels of a photo, link the photo."""
         height, width = photo.segments.image_size
+        numbers = {category: k for k, category in enumerate(self.destination.categories)}
         lines = []
-        for rle in photo.segments.rles():
+        for rle, category in zip(photo.segments.rles(), photo.segments.category_ids, strict=True):
             ring = polygons(rle)[0] / (width, height)
-            lines.append("0 " + " ".join(f"{value:.6f}" for value in ring.ravel()) + "\n")
+            values = " ".join(f"{value:.6f}" for value in ring.ravel())
+            lines.append(f"{numbers[category]} {values}\n")
         name = self.destination.names[photo.path]
         with replacing_file(self.place / "labels" / f"{name}.txt") as file:
             file.write("".join(lines).encode())
@@ -41,14 +45,17 @@ class YoloWriter(Writer):
 
     def finish(self, photos: Iterable[Segmented]) -> None:
         """Write what describes the data set."""
+        names = list(self.destination.categories.values())
         with replacing_file(self.place / "classes.txt") as file:
-            file.write(f"{LABEL}\n".encode())
+            file.write("".join(f"{name}\n" for name in names).encode())
         with replacing_file(self.place / "photos.txt") as file:
             for photo in photos:
                 file.write(b"./images/" + fsencode(self._image(photo).name) + b"\n")
         with replacing_file(self.place / "data.yaml") as file:
             lists = "train: photos.txt\nval: photos.txt\n"
-            file.write(f"{lists}nc: 1\nnames:\n  0: {LABEL}\n".encode())
+            # JSON's strings are YAML's too.
+            table = "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))
+            file.write(f"{lists}nc: {len(names)}\nnames:\n{table}".encode())
 
     def _image(self, photo: Segmented) -> Path:
         name = self.destination.names[photo.path]

@@ -1,0 +1,138 @@
+"""``sharpmask serve``: the page and the interface for label tools."""
+
+import logging
+import socket
+from typing import Annotated
+
+import typer
+
+from sharpmask import defaults
+from sharpmask.cli.console import clear_errors, err, out
+from sharpmask.cli.model_options import Device, EngineChoice, NumProposals, Scales, Weights
+from sharpmask.engines.load import load_engine
+from sharpmask.extras import extras_for
+from sharpmask.inference.batch import MAX_STREAMS, streams_for
+from sharpmask.inference.proposer import Proposer
+from sharpmask.selection import Selection
+from sharpmask.serve.settings import LOOPBACK, Limits, Settings
+
+TOOLS = "Label tools"
+LIMITS = "Limits"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8008,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="SHARPMASK_TOKEN", show_envvar=True, help="What clients must know to ask."
+        ),
+    ] = "",
+    weights: Weights = defaults.MODEL,
+    num_proposals: NumProposals = defaults.NUM_PROPOSALS,
+    scales: Scales = "default",
+    engine: EngineChoice = "auto",
+    device: Device = "auto",
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web page of another origin that may ask; may be given several times."),
+    ] = None,
+    label_studio: Annotated[
+        str,
+        typer.Option(
+            help="Address of the Label Studio whose photos may be fetched: http://localhost:8080.",
+            rich_help_panel=TOOLS,
+        ),
+    ] = "",
+    label_studio_token: Annotated[
+        str,
+        typer.Option(
+            envvar="LABEL_STUDIO_API_KEY",
+            show_envvar=True,
+            help="Access token there. Default: the one that Label Studio sends.",
+            rich_help_panel=TOOLS,
+        ),
+    ] = "",
+    min_score: Annotated[
+        float,
+        typer.Option(help="Leave out masks with a lower score (0 to 1).", rich_help_panel=TOOLS),
+    ] = Selection.min_score,
+    top: Annotated[
+        int, typer.Option(min=1, help="Maximum number of masks per photo.", rich_help_panel=TOOLS)
+    ] = 50,
+    max_megabytes: Annotated[
+        float, typer.Option(min=0.1, help="Of a request.", rich_help_panel=LIMITS)
+    ] = 32,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.1, help="Of a photo.", rich_help_panel=LIMITS)
+    ] = 50,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Requests at the same time; others are told to come back (429).",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 16,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds for an answer.", rich_help_panel=LIMITS)
+    ] = 60,
+) -> None:
+    """Serve a page in which people pick masks, and the interfaces of label tools.
+
+    Label Studio and X-AnyLabeling take the printed address as their backend.
+    """
+    with clear_errors():
+        with extras_for("serve"):
+            import uvicorn
+
+            from sharpmask.serve.app import create_app
+        if host not in LOOPBACK and not token:
+            raise ValueError(
+                f"--host {host}: others than this machine could ask; give --token, any long secret"
+            )
+        threads = streams_for(MAX_STREAMS)
+        settings = Settings(
+            limits=Limits(
+                max_bytes=int(max_megabytes * 1e6),
+                max_pixels=int(max_megapixels * 1e6),
+                max_count=num_proposals,
+                queue=queue,
+                answer_s=time_limit,
+            ),
+            threads=threads,
+            token=token,
+            hosts=LOOPBACK if host in LOOPBACK else ("*",),
+            origins=origin or (),
+            label_studio=label_studio,
+            label_studio_token=label_studio_token,
+            labels=Selection(min_score=min_score, top=top),
+        )
+        # Bound before the model is loaded: a port that is taken is told at once.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+        proposer = Proposer(
+            load_engine(weights, engine, device, streams=threads),
+            num_proposals=num_proposals,
+            scales=scales,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listening.getsockname()[1]}/"
+        logging.basicConfig(format="sharpmask: %(message)s", level=logging.WARNING)
+        out.print(f"{address}{f'#token={token}' if token else ''}", markup=False)
+        err.print("sharpmask: Ctrl-C ends it", markup=False)
+        config = uvicorn.Config(
+            create_app(proposer, settings),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=5,
+        )
+        uvicorn.Server(config).run(sockets=[listening])

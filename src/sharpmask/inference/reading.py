@@ -1,0 +1,82 @@
+"""What reading a photo gives, and masks decoded from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sharpmask.engines.protocol import Engine
+from sharpmask.shapes import Float, Int, UInt8
+
+DECODE_BATCH = 128
+"""Windows refined at once: bounds memory, larger is no faster."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One score map of the pyramid: of a photo at one scale, and there of one of its levels.
+
+    Attributes:
+        reading: Which scale.
+        scaled_size: Height and width of the scaled image, without borders.
+        features: The engine's own, of all levels that it reads at this scale.
+        index: Which of those levels this is.
+        scores: Objectness logits of the cells whose windows are centred on the photo.
+    """
+
+    reading: int
+    scaled_size: tuple[int, int]
+    features: Any
+    index: int
+    scores: Float[np.ndarray, "rows columns"]
+
+
+def decode(
+    engine: Engine,
+    levels: Sequence[Level],
+    numbers: Int[np.ndarray, " n"],
+    cells: Int[np.ndarray, "n 2"],
+    image_size: tuple[int, int],
+) -> tuple[UInt8[np.ndarray, "n s s"], Float[np.ndarray, "n 4"]]:
+    """Masks of chosen cells, in the patch frame, and their windows in the image.
+
+    Args:
+        engine: What read the levels.
+        levels: Of all readings.
+        numbers: Which level each cell is of; at least one.
+        cells: (row, column) there.
+        image_size: Height and width of the image.
+
+    Returns:
+        Probabilities times 255, and windows, xyxy pixels.
+    """
+    cells = np.concatenate([np.array([levels[k].index for k in numbers])[:, None], cells], 1)
+    readings = np.array([level.reading for level in levels])[numbers]
+    windows = np.zeros((len(cells), 4))
+    masks: UInt8[np.ndarray, "n s s"] | None = None
+    for level in levels[:: engine.geometry.num_levels]:  # one of each reading
+        chosen = np.flatnonzero(readings == level.reading)
+        for part in np.split(chosen, range(DECODE_BATCH, len(chosen), DECODE_BATCH)):
+            logits = engine.decode(level.features, cells[part])
+            if masks is None:
+                masks = np.empty((len(cells), *logits.shape[1:]), np.uint8)
+            masks[part] = np.rint(sigmoid(logits) * 255)
+            windows[part] = engine.geometry.cells_to_windows(
+                cells[part], image_size, level.scaled_size
+            )
+    assert masks is not None
+    return masks, windows
+
+
+def mask_quality(masks: UInt8[np.ndarray, "n s s"], threshold: float) -> Float[np.ndarray, " n"]:
+    """Mean probability inside each mask; 0 for an empty one."""
+    # One by one: the arrays in between stay in the cache.
+    inside = (mask[mask > int(threshold * 255)] for mask in masks)
+    return np.array([part.mean() / 255 if part.size else 0.0 for part in inside], np.float32)
+
+
+def sigmoid(logits: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """Probability of a logit."""
+    probability: Float[np.ndarray, "*n"] = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+    return probability

@@ -1,0 +1,234 @@
+"""The page in a real browser, its masks computed by the server."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from reference.bright_pyramid import BrightPyramid
+from serve.browser import Visit, chromium
+from serve.conftest import SQUARES, make_photo, png, running, square
+from sharpmask.inference.proposer import Proposer
+from sharpmask.masks import decode
+from sharpmask.polygons import polygons
+from sharpmask.serve.app import create_app
+from sharpmask.serve.settings import Settings
+
+PHOTO = png(make_photo())
+SIZE = (240, 320)
+
+
+def test_the_page_is_there_and_keeps_to_itself(app):
+    client = TestClient(app, base_url="http://localhost")
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("page.js", "style.css", "masks.js", "icon.svg"):
+        assert name in page.text or name == "masks.js"
+        assert client.get(f"/{name}").status_code == 200
+    assert client.get("/config.json").json() == {"mode": "server", "token": False}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address(proposer):
+    with running(create_app(proposer, Settings())) as address:
+        yield address
+
+
+@pytest.fixture
+def visit(browser, address):
+    visit = Visit(browser, address)
+    yield visit
+    visit.page.close()
+
+
+def kept(visit, count):
+    from playwright.sync_api import expect
+
+    expect(visit.page.locator("#kept li")).to_have_count(count, timeout=60_000)
+
+
+def rles_of(download):
+    return [each["segmentation"] for each in json.loads(download)["annotations"]]
+
+
+@pytest.mark.slow  # a browser
+def test_three_masks_are_kept_named_and_saved_as_python_has_them(visit, proposer):
+    page = visit.page
+    visit.open(("a.png", PHOTO))
+    found = proposer(make_photo())
+    page.locator("#canvas").focus()
+    for _ in range(3):
+        page.keyboard.press("n")
+        page.keyboard.press("Enter")
+    kept(visit, 3)
+    page.locator("#kept input").nth(1).fill("dog")
+    page.locator("#kept input").nth(1).press("Tab")
+    content = json.loads(visit.download("coco"))
+    assert rles_of(json.dumps(content)) == found.rles()[:3]
+    assert [each["area"] for each in content["annotations"]] == found.areas[:3].tolist()
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    labels = [names[each["category_id"]] for each in content["annotations"]]
+    assert labels == ["object", "dog", "object"]
+    assert content["images"] == [{"id": 1, "file_name": "a.png", "width": 320, "height": 240}]
+
+    with zipfile.ZipFile(io.BytesIO(visit.download("yolo"))) as archive:
+        assert archive.testzip() is None
+        lines = archive.read("labels/a.txt").decode().splitlines()
+        assert archive.read("classes.txt") == b"dog\nobject\n"
+    for line, rle, label in zip(lines, found.rles(), ("1", "0", "1"), strict=False):
+        index, *numbers = line.split()
+        assert index == label
+        ring = np.array(numbers, float).reshape(-1, 2) * [320, 240]
+        np.testing.assert_allclose(ring, polygons(rle)[0], atol=1e-3)
+
+    with zipfile.ZipFile(io.BytesIO(visit.download("labelme"))) as archive:
+        shapes = json.loads(archive.read("a.json"))["shapes"]
+    expected = [ring.tolist() for rle in found.rles()[:3] for ring in polygons(rle)]
+    assert [shape["points"] for shape in shapes] == expected
+
+    with zipfile.ZipFile(io.BytesIO(visit.download("cutouts"))) as archive:
+        pictures = [np.asarray(Image.open(archive.open(name))) for name in archive.namelist()]
+    for index, picture in enumerate(pictures):
+        np.testing.assert_array_equal(picture, found.cutout(index))
+    assert visit.complaints == []
+    assert all(each.startswith((page.url, "blob:")) for each in visit.addresses)
+
+
+@pytest.mark.slow  # a browser
+def test_mouse_hovers_keeps_drops_undoes_and_draws_what_was_missed(visit, tmp_path):
+    page = visit.page
+    visit.open(("a.png", PHOTO))
+    (top, left, side), _ = SQUARES
+    at = visit.place(left + side / 2, top + side / 2, SIZE)
+    page.mouse.move(*at)
+    assert visit.status.inner_text().startswith("Mask ")
+    page.mouse.click(*at)
+    kept(visit, 1)
+    page.mouse.click(*at)
+    kept(visit, 0)
+    page.keyboard.press("Control+z")
+    kept(visit, 1)
+    page.keyboard.press("Control+z")
+    kept(visit, 0)
+    page.keyboard.press("Control+y")
+    kept(visit, 1)
+    # A box is answered by the object in it, a point beside all masks by nothing here.
+    _, (other_top, other_left, other_side) = SQUARES
+    page.mouse.move(*visit.place(other_left, other_top, SIZE))
+    page.mouse.down()
+    page.mouse.move(*visit.place(other_left + other_side, other_top + other_side, SIZE), steps=4)
+    page.mouse.up()
+    kept(visit, 2)
+    masks = [decode(rle).astype(bool) for rle in rles_of(visit.download("coco"))]
+    for truth in SQUARES:
+        overlaps = [(mask & square(*truth)).sum() / (mask | square(*truth)).sum() for mask in masks]
+        assert max(overlaps) > 0.9
+    # From part to whole.
+    page.mouse.move(*at)
+    areas = []
+    for _ in range(4):
+        areas.append(float(visit.status.inner_text().split(" % ")[0].rpartition(" ")[2]))
+        page.mouse.wheel(0, -100)
+        page.wait_for_timeout(50)
+    assert areas == sorted(areas)
+    page.screenshot(path=tmp_path / "page.png")
+    assert visit.complaints == []
+
+
+@pytest.mark.slow  # a browser
+def test_keys_alone_do_all_of_it(visit):
+    page = visit.page
+    visit.open(("a.png", PHOTO))
+    (top, left, side), _ = SQUARES
+    page.locator("label[for=pick]").focus()
+    for _ in range(12):
+        if page.evaluate("document.activeElement.id") == "canvas":
+            break
+        page.keyboard.press("Tab")
+    else:
+        pytest.fail("the photo cannot be reached by the Tab key")
+
+    def move_to(x, y):
+        page.keyboard.press("ArrowLeft")  # a cursor appears in the middle, a step to the left
+        scale = page.locator("#canvas").bounding_box()["width"] / SIZE[1]
+        place = [160 - 12 / scale, 120]
+        for axis, target in enumerate((x, y)):
+            keys = ("ArrowLeft", "ArrowRight") if axis == 0 else ("ArrowUp", "ArrowDown")
+            for _ in range(round(abs(target - place[axis]) * scale / 12)):
+                page.keyboard.press(keys[target > place[axis]])
+
+    move_to(left + side / 2, top + side / 2)
+    assert "Mask" in visit.status.inner_text()
+    page.keyboard.press("+")
+    page.keyboard.press("-")
+    page.keyboard.press("Enter")
+    kept(visit, 1)
+    page.keyboard.press("Control+z")
+    kept(visit, 0)
+    page.keyboard.press("b")
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("b")
+    kept(visit, 1)
+    for element in page.locator("button, input, #canvas").all():
+        if element.is_visible():
+            name = element.evaluate(
+                "e => e.ariaLabel || e.textContent || (e.labels && e.labels[0]?.textContent)"
+            )
+            assert (name or "").strip(), element
+    assert visit.complaints == []
+
+
+@pytest.mark.slow  # a browser
+def test_a_broken_file_costs_itself_alone_and_photos_wait_in_a_strip(visit):
+    from playwright.sync_api import expect
+
+    page = visit.page
+    files = [("a.png", PHOTO), ("broken.png", b"no picture"), ("b.png", PHOTO)]
+    visit.open(*files)
+    strip = page.locator("#strip button")
+    expect(strip.nth(2)).to_contain_text("0 kept", timeout=60_000)
+    expect(strip.nth(1)).to_contain_text("cannot be read")
+    strip.nth(1).click()
+    expect(visit.status).to_contain_text("broken.png: is not a picture")
+    strip.nth(2).click()
+    expect(visit.status).to_contain_text("b.png: ")
+
+
+@pytest.mark.slow  # a browser
+def test_a_token_in_the_address_opens_the_page_and_leaves_it(browser, proposer):
+    with running(create_app(proposer, Settings(token="a secret"))) as address:
+        visit = Visit(browser, f"{address}/#token=a%20secret")
+        visit.open(("a.png", PHOTO))
+        assert "secret" not in visit.page.url
+        visit.page.close()
+
+
+@pytest.mark.slow  # a browser and twelve megapixels
+def test_twelve_megapixels_are_taken(browser):
+    truth = (900, 1200, 1400)
+    photo = np.zeros((3000, 4000, 3), np.uint8)
+    photo[900:2300, 1200:2600] = 250
+    with running(create_app(Proposer(BrightPyramid(), num_proposals=10), Settings())) as address:
+        visit = Visit(browser, address)
+        visit.open(("large.png", png(photo)))
+        visit.page.mouse.click(*visit.place(1900, 1600, (3000, 4000)))
+        kept(visit, 1)
+        (rle,) = rles_of(visit.download("coco"))
+        mask = decode(rle).astype(bool)
+        expected = square(*truth, height=3000, width=4000)
+        assert (mask & expected).sum() / (mask | expected).sum() > 0.9
+        assert visit.complaints == []
+        visit.page.close()

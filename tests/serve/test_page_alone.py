@@ -1,0 +1,107 @@
+"""The page without a server: the model runs in the browser, as Python runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sharpmask
+from reference.thin_models import thin_file
+from serve.browser import Visit, chromium, static_host
+from sharpmask.masks import rle_iou
+from sharpmask.serve.page import RUNTIME_FILES, build_page, fetch_runtime
+
+COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"
+SIZE = (400, 600)
+
+
+def test_an_archive_that_is_not_the_runtime_is_refused(tmp_path):
+    archive = tmp_path / "onnxruntime-web.tgz"
+    with pytest.raises(ValueError, match=r"onnxruntime-web\.tgz: cannot be read"):
+        build_page("any", tmp_path / "site", runtime=archive)
+    archive.write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"is not onnxruntime-web-[\d.]+tgz as npm has it"):
+        build_page("any", tmp_path / "site", runtime=archive)
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files; give an empty folder"):
+        build_page("any", tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    try:
+        return fetch_runtime()
+    except ValueError as error:
+        pytest.skip(f"npm cannot be reached: {error}")
+
+
+@pytest.fixture(scope="module")
+def site(runtime, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    build_page(sharpmask.defaults.MODEL, folder, runtime=runtime)
+    return folder
+
+
+@pytest.mark.slow  # exports a model
+def test_a_model_without_a_feature_pyramid_is_refused(runtime, tmp_path):
+    with pytest.raises(ValueError, match="runs models with a feature pyramid alone"):
+        build_page(str(thin_file(tmp_path)), tmp_path / "site", runtime=runtime)
+
+
+@pytest.mark.slow  # exports the default model, runs it in a browser
+def test_the_browser_finds_the_masks_that_python_finds_and_needs_no_network(site):
+    from playwright.sync_api import expect
+
+    assert all((site / "ort" / name).stat().st_size for name in RUNTIME_FILES)
+    photo = sharpmask.Proposer(engine="onnx").read(COFFEE)
+    found = photo.propose()
+    with chromium() as browser, static_host(site) as address:
+        visit = Visit(browser, address)
+        page = visit.page
+        visit.open(("coffee.jpg", COFFEE.read_bytes()), wait=300_000)
+        page.context.set_offline(True)
+        page.locator("#canvas").focus()
+        for _ in range(20):
+            page.keyboard.press("n")
+            page.keyboard.press("Enter")
+        corners = [tuple(map(round, visit.place(*at, SIZE))) for at in ((200, 228), (258, 312))]
+        page.mouse.move(*corners[0])
+        page.mouse.down()
+        page.mouse.move(*corners[1], steps=4)
+        page.mouse.up()
+        canvas = page.locator("#canvas").bounding_box()
+        box = [
+            edge
+            for x, y in corners  # whole pixels of the screen, shares of one of the photo
+            for edge in (
+                (x - canvas["x"]) / canvas["width"] * SIZE[1],
+                (y - canvas["y"]) / canvas["height"] * SIZE[0],
+            )
+        ]
+        expect(page.locator("#kept li")).to_have_count(21, timeout=120_000)
+        saved = json.loads(visit.download("coco"))["annotations"]
+        expected = [*found[:20], photo.in_box(box)]
+        overlaps = [
+            rle_iou([mine["segmentation"]], [python.rle])[0, 0]
+            for mine, python in zip(saved, expected, strict=True)
+        ]
+        assert min(overlaps) >= 0.99, overlaps
+        for mine, python in zip(saved, expected, strict=True):
+            assert mine["score"] == pytest.approx(python.score, abs=0.01)
+        # With no mask shown, a click asks for what lies there.
+        page.locator("#score").fill("1")
+        for _ in range(21):
+            page.keyboard.press("Control+z")
+        point = (410, 300)
+        page.mouse.click(*visit.place(*point, SIZE))
+        expect(page.locator("#kept li")).to_have_count(1, timeout=120_000)
+        (mine,) = json.loads(visit.download("coco"))["annotations"]
+        assert rle_iou([mine["segmentation"]], photo.at(*point)[:1].rles())[0, 0] >= 0.99
+        assert visit.complaints == []
+        assert all(each.startswith((address, "blob:")) for each in visit.addresses)
+        page.close()
