@@ -71,6 +71,24 @@ def detection() -> str:
     )
 
 
+def finetuned() -> str:
+    """AR of the default model before and after tuning, for each kind of photos."""
+    rows = []
+    for path in sorted(RESULTS.glob("finetune_*.json")):
+        content = json.loads(path.read_text())
+        ceilings = [100 * value for value in content["ceiling"].values()]
+        for found in content["measures"]:
+            octaves = ", ".join(f"{octave:g}" for octave in found["readings"])
+            recalls = [f"{100 * value:.1f}" for value in found["recall"].values()]
+            values = [
+                f"{recall} of {ceiling:.0f}"
+                for recall, ceiling in zip(recalls, ceilings, strict=True)
+            ]
+            box = f"{100 * found['boxes']:.1f}"
+            rows.append([content["name"], found["name"], octaves, box, *values[:2]])
+    return table(["photos", "model", "octaves", "box AR@100", "mask AR@10", "@100"], rows)
+
+
 def patches() -> str:
     """Per-patch figures of the shipped models."""
     rows = []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sharpmask.models.pretrained import load
     from sharpmask.models.pyramid import SharpMaskPyramid
     from sharpmask.models.sharpmask import SharpMask
+    from sharpmask.training.finetune import finetune
     from sharpmask.training.pyramid_stage import train_pyramid
     from sharpmask.training.stages import train_deepmask, train_sharpmask
 
@@ -37,6 +38,7 @@ __all__ = [
     "TiledProposer",
     "WeightsError",
     "evaluate",
+    "finetune",
     "load",
     "load_engine",
     "train_deepmask",
@@ -52,6 +54,7 @@ _LAZY = {
     "SharpMask": "sharpmask.models.sharpmask",
     "SharpMaskPyramid": "sharpmask.models.pyramid",
     "evaluate": "sharpmask.evaluation.run",
+    "finetune": "sharpmask.training.finetune",
     "load": "sharpmask.models.pretrained",
     "load_engine": "sharpmask.engines.load",
     "train_deepmask": "sharpmask.training.stages",

@@ -25,12 +25,9 @@ PYRAMIDS: Pyramids = {
     "zoom2": (*OCTAVES, 1.0, 1.5),
 }
 """Named pyramids in octaves; Zoom and Zoom^2 add scales for smaller objects (section 5)."""
-READINGS: Pyramids = {
-    "default": (0.5, 0.0),
-    "fast": (0.0, -0.5),
-    "zoom": (1.0, 0.5, 0.0),
-    "zoom2": (1.5, 1.0, 0.5, 0.0),
-}
+NUM_CANDIDATES = 120
+"""Masks decoded for 100 proposals of a pyramid, chosen by recall (docs/log.md)."""
+READINGS = (0.5, 0.0)
 """The same where one reading gives levels an octave apart: two readings give half octaves."""
 
 GREY = 128
@@ -251,11 +248,13 @@ class PyramidGeometry:
         cell_offset: Coordinate of cell 0's centre: half a pixel where kernels are odd, one where
             the first is even.
         object_cells: Longer side of a centred object in cells.
+        readings: Octaves at which a model reads a photo by default.
+        num_candidates: Minimum number of masks decoded for a photo by default; more where photos
+            hold hundreds of objects.
     """
 
     mask_threshold: ClassVar[float] = 0.5
     quality_exponent: ClassVar[float] = 1.0
-    num_candidates: ClassVar[int] = 120
     nearness: ClassVar[tuple[int, ...]] = (2, 2, 2, 1)
 
     strides: tuple[int, ...] = (8, 16, 32, 64)
@@ -263,8 +262,11 @@ class PyramidGeometry:
     doublings: int = 3
     cell_offset: float = 0.5
     object_cells: float = 10 * SHARPMASK_GEOMETRY.object_size / SHARPMASK_GEOMETRY.patch_size
+    readings: tuple[float, ...] = READINGS
+    num_candidates: int = NUM_CANDIDATES
 
     def __post_init__(self) -> None:
+        octaves_of(self.readings)
         if self.grid % 2 == 0:
             raise ValueError(f"grid: expected an odd number of cells, got {self.grid}")
         if any(2 * fine != coarse for fine, coarse in pairwise(self.strides)):
@@ -277,8 +279,14 @@ class PyramidGeometry:
 
     @property
     def pyramids(self) -> Pyramids:
-        """Named pyramids in octaves."""
-        return READINGS
+        """Named pyramids in octaves: round the sizes at which the model reads by default."""
+        first = max(self.readings)
+        return {
+            "default": self.readings,
+            "fast": tuple(octave - 0.5 for octave in self.readings),
+            "zoom": (first + 0.5, *self.readings),
+            "zoom2": (first + 1.0, first + 0.5, *self.readings),
+        }
 
     @property
     def smallest_size(self) -> int:
@@ -414,5 +422,8 @@ def geometry_of(description: Mapping[str, Any]) -> Geometry:
         TypeError: They are of neither kind.
     """
     if "strides" in description:
-        return PyramidGeometry(**{**description, "strides": tuple(description["strides"])})
+        lists = {
+            key: tuple(description[key]) for key in ("strides", "readings") if key in description
+        }
+        return PyramidGeometry(**{**description, **lists})
     return PatchGeometry(**description)

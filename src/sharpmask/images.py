@@ -19,7 +19,7 @@ from sharpmask.decoding import (
 )
 from sharpmask.decoding import ImageError as ImageError
 from sharpmask.files import replacing_file
-from sharpmask.shapes import UInt8
+from sharpmask.shapes import Int, UInt8
 
 PhotoLike = str | PathLike[str] | Image.Image | np.ndarray
 """A path, a PIL image, or an RGB uint8 array (height, width, 3)."""
@@ -92,6 +92,30 @@ def png_bytes(picture: np.ndarray | Image.Image) -> bytes:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(file, "PNG", compress_level=_PNG_LEVEL)
     return file.getvalue()
+
+
+def read_indices(data: bytes) -> Int[np.ndarray, "h w"]:
+    """Decode a picture whose values are numbers of objects, or a colour for each object.
+
+    Indices of a palette and grey values, of 16 bits too, come as they are; colours as one number.
+
+    Args:
+        data: The bytes of a PNG file.
+
+    Raises:
+        ImageError: It is not a picture that can be read.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            check_size((picture.height, picture.width), "mask", MAX_PIXELS)
+            pixels = np.asarray(picture)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"a mask cannot be read ({reason_of(error)})") from None
+    if pixels.ndim == 3:  # transparency belongs to no object
+        red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int64), 2, 0)
+        pixels = red + 256 * green + 65536 * blue
+    indices: Int[np.ndarray, "h w"] = pixels.astype(np.int64)
+    return indices
 
 
 def list_images(

@@ -53,9 +53,23 @@ def test_sound_file_has_no_table_and_status_0(check):
         "training: the file can be used, 0 records are skipped",
         "evaluation: the file can be used, 0 records are missed",
         "objects: 4; longer side in photos reduced to 640 px: 16 to 32 px 75 %, 32 to 64 px 25 %",
-        "objects that a level of --scales fits: default 0 %, zoom 25 %, zoom2 75 %",
+        "objects that a level of --scales fits: default 75 %, fast 25 %, zoom 100 %, zoom2 100 %, "
+        "auto 75 %",
+        "auto, the sizes that finetune chooses: --scales=0.5,0",
         "training learns from 4 of 4 objects; 0 are too small for it (below 100 px, or 5 px wide)",
     ]
+
+
+def test_a_crowded_photo_has_a_ceiling(check):
+    content = sound()
+    box = polygon(5, 6, 20, 20)
+    content["annotations"] = [
+        {**content["annotations"][0], "id": k, "segmentation": box} for k in range(160)
+    ]
+    assert (
+        "up to 160 objects in a photo: 100 proposals find at most 62 % of all"
+        in check(content).stdout
+    )
 
 
 def many_faults():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sharpmask.coco.annotations import leave_out_unreadable, load_coco
-from sharpmask.coco.check import by_octave, check_annotations, object_sides, share_in_reach
+from sharpmask.coco.check import by_octave, check_annotations
 from sharpmask.coco.problems import Use
 from sharpmask.coco.reader import load_ground_truth, parse_coco, read_coco
 from sharpmask.evaluation.average_precision import average_precision
@@ -343,33 +343,8 @@ def test_photo_under_two_ids_is_named_whatever_its_folder_is_called():
         assert [f.record for f in found] == (["image 2"] if same else [])
 
 
-def sized(*objects, size=(480, 640)):
-    """A file of one image with boxes of the given sides."""
-    annotations = [
-        {"id": k, "image_id": 1, "bbox": [0, 0, *side], "iscrowd": int(k < 0)}
-        for k, side in enumerate(objects)
-    ]
-    image = {"id": 1, "height": size[0], "width": size[1], "file_name": "1.png"}
-    return parse_coco({"images": [image], "annotations": annotations, "categories": []})
-
-
-def test_object_sides_are_those_in_the_reduced_photo():
-    objects = (100, 40), (10, 300)
-    assert object_sides(sized(*objects), 640).tolist() == [100, 300]
-    large = sized(*objects, size=(960, 1280))
-    assert object_sides(large, 640).tolist() == [50, 150]
-    assert object_sides(large, 2000).tolist() == [100, 300]
-
-
 def test_sizes_are_shared_out_by_octave():
     assert by_octave(np.array([31.9, 32, 63.9, 64])) == {
         (16, 32): 0.25, (32, 64): 0.5, (64, 128): 0.25,
     }  # fmt: skip
     assert by_octave(np.array([])) == {}
-
-
-def test_a_pyramid_fits_objects_within_a_quarter_octave_of_its_levels():
-    """At scale s an object of 92 / s pixels fills a window: by hand 2^.75 is the largest scale."""
-    smallest = 92 / 2**0.75
-    sides = np.array([smallest * 1.001, smallest * 0.999, 92 * 2**2.74, 92 * 2**2.76])
-    assert share_in_reach(sides) == {"default": 0.5, "zoom": 0.75, "zoom2": 0.75}

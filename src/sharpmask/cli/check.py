@@ -8,21 +8,30 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, out
 from sharpmask.coco.check import (
     Finding,
     by_octave,
     check_annotations,
     learned,
-    object_sides,
-    share_in_reach,
 )
 from sharpmask.coco.problems import MIN_AREA, MIN_SIDE
 from sharpmask.coco.reader import CocoFile, read_coco
+from sharpmask.coco.sizes import (
+    fitting_readings,
+    most_objects,
+    object_sides,
+    recall_ceiling,
+    share_in_reach,
+)
+from sharpmask.geometry import PyramidGeometry
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EXAMPLES = 3
+NEAR_OCTAVES = 0.25
+"""An object is fitted by a level that is so near to its size."""
 
 
 @app.command()
@@ -94,7 +103,7 @@ def table_of(findings: Sequence[Finding]) -> Table:
 
 def show_sizes(file: CocoFile, image_size: int) -> None:
     """How large the objects are, and what finds them."""
-    sides = object_sides(file, image_size)
+    sides = object_sides(file.images, image_size)
     if not len(sides):
         out.print("objects: none")
         return
@@ -103,8 +112,23 @@ def show_sizes(file: CocoFile, image_size: int) -> None:
         for (first, last), share in by_octave(sides).items()
     )
     out.print(f"objects: {len(sides)}; longer side in photos reduced to {image_size} px: {shares}")
-    fitting = ", ".join(f"{name} {100 * s:.0f} %" for name, s in share_in_reach(sides).items())
-    out.print(f"objects that a level of --scales fits: {fitting}")
+    geometry = PyramidGeometry()
+    fitting = fitting_readings(file.images, geometry, image_size)
+    sizes = {**geometry.pyramids, "auto": fitting}
+    reached = ", ".join(
+        f"{name} {100 * share_in_reach(sides, readings, geometry, NEAR_OCTAVES):.0f} %"
+        for name, readings in sizes.items()
+    )
+    out.print(f"objects that a level of --scales fits: {reached}")
+    octaves = ",".join(f"{octave:g}" for octave in fitting)
+    out.print(f"auto, the sizes that finetune chooses: --scales={octaves}")
+    most = most_objects(file.images)
+    if most > defaults.NUM_PROPOSALS:
+        ceiling = 100 * recall_ceiling(file.images, defaults.NUM_PROPOSALS)
+        out.print(
+            f"up to {most} objects in a photo: {defaults.NUM_PROPOSALS} proposals find at most "
+            f"{ceiling:.0f} % of all; give --num-proposals (docs/small-objects.md)"
+        )
     used, tiny, count = learned(file)
     out.print(
         f"training learns from {used} of {count} objects; {tiny} are too small for it (below "

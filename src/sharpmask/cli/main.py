@@ -22,6 +22,7 @@ COMMANDS = (
     "detect",
     "evaluate",
     "check",
+    "finetune",
     "train",
     "compress",
     "export",

@@ -13,9 +13,9 @@ NumProposals = Annotated[int, typer.Option(help="Maximum number of proposals per
 Scales = Annotated[
     str,
     typer.Option(
-        help="Sizes at which a photo is read: default; zoom or zoom2 (slower, find smaller "
-        "objects); fast (of the default model only); or powers of two, --scales=-1,0,1 for half, "
-        "once and twice --image-size."
+        help="Sizes at which a photo is read: default, the model's own; zoom or zoom2 (slower, "
+        "find smaller objects); fast (of the default model only); or powers of two, "
+        "--scales=-1,0,1 for half, once and twice --image-size."
     ),
 ]
 MaskThreshold = Annotated[

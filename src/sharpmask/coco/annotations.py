@@ -1,14 +1,21 @@
 """What training learns from: the photos and objects of COCO annotation files."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from sharpmask.coco.problems import NOWHERE, OUT_OF_IMAGE, STRAY_PARTS, raise_first
+from sharpmask.coco.problems import (
+    BELOW_LIMIT,
+    NOWHERE,
+    OUT_OF_IMAGE,
+    STRAY_PARTS,
+    TINY,
+    raise_first,
+)
 from sharpmask.coco.reader import CocoFile, read_coco
 from sharpmask.coco.records import Box, ImageEntry
 from sharpmask.images import read_image
@@ -124,8 +131,20 @@ def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
     return dataset_of(files, images)
 
 
-def dataset_of(files: Sequence[CocoFile], folder: Path) -> CocoDataset:
-    """As ``load_coco``, of files that are read already."""
+def dataset_of(
+    files: Sequence[CocoFile],
+    folder: Path,
+    *,
+    below_limit: Callable[[ImageEntry, Box], bool] | None = None,
+) -> CocoDataset:
+    """As ``load_coco``, of files that are read already.
+
+    Args:
+        files: What they say.
+        folder: That their photos lie in.
+        below_limit: Whether an object of a box is too small to be learned, in place of the limits
+            in ``problems``.
+    """
     categories: dict[str, int] = {}
     ids: dict[int, int | str] = {}
     skipped: Counter[str] = Counter()
@@ -137,7 +156,7 @@ def dataset_of(files: Sequence[CocoFile], folder: Path) -> CocoDataset:
             index = categories.setdefault(name, len(categories))
             indices[category_id] = index
             ids.setdefault(index, category_id)
-        images += [_image(entry, folder, indices, skipped) for entry in file.images]
+        images += [_image(entry, folder, indices, skipped, below_limit) for entry in file.images]
         skipped.update(p.kind.title for p in file.own_problems if p.kind.training == "skipped")
     repaired = Counter(
         problem.kind.title
@@ -182,13 +201,21 @@ def photo_of(entry: ImageEntry, folder: Path) -> CocoImage:
 
 
 def _image(
-    entry: ImageEntry, folder: Path, indices: dict[int | str, int], skipped: Counter[str]
+    entry: ImageEntry,
+    folder: Path,
+    indices: dict[int | str, int],
+    skipped: Counter[str],
+    below_limit: Callable[[ImageEntry, Box], bool] | None,
 ) -> CocoImage:
     instances: list[Instance] = []
     crowds: list[Box] = []
     complete = entry.complete
     for annotation in entry.annotations:
         reasons = [p.kind for p in annotation.problems if p.kind.training == "skipped"]
+        if below_limit:
+            reasons = [kind for kind in reasons if kind is not TINY]
+            if not reasons and annotation.where and below_limit(entry, annotation.where):
+                reasons = [BELOW_LIMIT]
         if reasons:
             skipped[reasons[0].title] += 1
             complete = complete and not {NOWHERE, OUT_OF_IMAGE}.intersection(reasons)

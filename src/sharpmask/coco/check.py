@@ -1,6 +1,5 @@
 """What is wrong with an annotation file, and what training and evaluation make of it."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from sharpmask.coco.annotations import photo_of, photo_problems
 from sharpmask.coco.problems import Kind, Problem, Use
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.records import Annotation
-from sharpmask.geometry import PYRAMIDS, SHARPMASK_GEOMETRY
 from sharpmask.masks import rle_areas
 from sharpmask.shapes import Float
 
@@ -19,8 +17,6 @@ BOX_TOLERANCE = 2.0
 """Pixels that a box may differ from its mask's: polygons are wider than their pixels."""
 AREA_TOLERANCE = 0.2
 """Share of its mask's area that an ``area`` may be wrong by, and as many pixels as it has rows."""
-REACH_OCTAVES = 0.25
-"""So far from an object's canonical scale a level of the pyramid may be to find it."""
 UNREADABLE = Kind("photo that cannot be used", "skipped", "missed", "photo")
 
 
@@ -96,21 +92,6 @@ def disagreements(annotation: Annotation) -> list[Problem]:
     return found
 
 
-def object_sides(file: CocoFile, image_size: int) -> Float[np.ndarray, " n"]:
-    """Longer side of each object, crowds left out, in a photo reduced to ``image_size`` pixels.
-
-    So large the network sees them at scale 1; a photo that is smaller stays as it is.
-    """
-    sides = []
-    for image in file.images:
-        reduction = min(1.0, image_size / max(image.size))
-        for annotation in image.annotations:
-            if annotation.where and not annotation.crowd:
-                left, top, right, bottom = annotation.where
-                sides.append(max(right - left, bottom - top) * reduction)
-    return np.array(sides, float)
-
-
 def by_octave(sides: Float[np.ndarray, " n"]) -> dict[tuple[int, int], float]:
     """Share of the objects whose longer side is from 2^k to 2^(k+1) pixels, for each k."""
     if not len(sides):
@@ -120,22 +101,6 @@ def by_octave(sides: Float[np.ndarray, " n"]) -> dict[tuple[int, int], float]:
         (2 ** int(octave), 2 ** int(octave + 1)): count / len(sides)
         for octave, count in zip(octaves, counts.tolist(), strict=True)
     }
-
-
-def share_in_reach(sides: Float[np.ndarray, " n"]) -> Mapping[str, float]:
-    """For each pyramid of ``--scales`` the share of the objects that a level of it fits."""
-    wanted = np.log2(SHARPMASK_GEOMETRY.object_size / sides)
-    return {
-        name: float(fits(wanted, levels).mean()) if len(sides) else 0.0
-        for name, levels in PYRAMIDS.items()
-    }
-
-
-def fits(wanted: Float[np.ndarray, " n"], levels: Sequence[float]) -> np.ndarray:
-    """Whether one of the levels is near enough to each wanted scale, both in octaves."""
-    distance = np.abs(wanted[:, None] - np.array(levels)).min(axis=1)
-    near: np.ndarray = distance <= REACH_OCTAVES
-    return near
 
 
 def learned(file: CocoFile) -> tuple[int, int, int]:

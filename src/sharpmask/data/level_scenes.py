@@ -5,7 +5,7 @@ the level whose windows fit it: small and large ones from one pass. Objects cut 
 are pasted in (Ghiasi et al. 2021). Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ Distances in size from the level's own object size, and in cells from the object
 READING_SIZE = 640
 READING_OCTAVES = (-1.0, 0.6)
 """Scales of scenes: these octaves round a longer photo side of so many pixels."""
+JITTER_OCTAVES = 0.4
+"""Scales of scenes round given readings, and of what is pasted into them."""
 DRAWN_SIZES = (20.0, 500.0)
 """The object that a scene is drawn for is scaled to a longer side within these, pixels."""
 PASTED_SIZES = (24.0, 260.0)
@@ -149,12 +151,15 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
 
     Attributes:
         shares: Fixed shares of some sources (see ``SourceSampler``).
+        readings: Octaves at which photos will be read: scenes are cut and objects pasted near
+            these scales, as a ``Proposer`` reads. If None, at all scales that are usual.
 
     Raises:
         ValueError: There is no object to learn from, or ``scene_size`` does not fit.
     """
 
     shares: Mapping[str, float] | None = None
+    readings: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.scene_size < 1 or self.geometry.padded_size(self.scene_size) != self.scene_size:
@@ -198,18 +203,18 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
 
     def _place(self, rng: np.random.Generator, index: int) -> tuple[int, Piece]:
         """The photo of a scene, and which piece of it."""
-        octave = rng.uniform(*READING_OCTAVES)
+        octave = self._octave(rng)
         if index % 4 == 3 and self.sampler.has_complete:
             number = self.sampler.complete_photo(rng)
             image = self.dataset.images[number]
-            scale = READING_SIZE / max(image.size) * 2**octave
+            scale = self._scale(number, octave)
             center = rng.random(2) * image.size[::-1]
         else:
             number, instance = self.sampler.object(rng)
             image = self.dataset.images[number]
             box = np.array(image.instances[instance].box)
             side = float(np.max(box[2:] - box[:2]))
-            scale = READING_SIZE / max(image.size) * 2**octave
+            scale = self._scale(number, octave)
             scale = min(max(scale, DRAWN_SIZES[0] / side), DRAWN_SIZES[1] / side)
             # The object may lie anywhere in the scene.
             reach = max(0.0, (self.scene_size / scale - side) / 2)
@@ -221,6 +226,19 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
         left, top, right, bottom = (float(v) for v in (*start, *(start + length)))
         flip = bool(rng.random() < 0.5)
         return number, Piece((left, top, right, bottom), (int(size[0]), int(size[1])), flip)
+
+    def _octave(self, rng: np.random.Generator) -> float:
+        """At which photos may be read."""
+        if self.readings is None:
+            return float(rng.uniform(*READING_OCTAVES))
+        return float(rng.choice(self.readings) + rng.uniform(-JITTER_OCTAVES, JITTER_OCTAVES))
+
+    def _scale(self, number: int, octave: float) -> float:
+        """Of a photo that is read at an octave."""
+        whole = READING_SIZE / max(self.dataset.images[number].size)
+        if self.readings is not None:  # a proposer enlarges no small photo before it counts octaves
+            whole = min(1.0, whole)
+        return float(whole * 2**octave)
 
     def _objects(self, number: int, piece: Piece) -> list[SceneObject]:
         """The photo's objects and crowd regions that reach into the scene."""
@@ -251,8 +269,12 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
         number, index = self.sampler.object(rng)
         instance = self.dataset.images[number].instances[index]
         sides = np.array(instance.box[2:]) - instance.box[:2]
-        side = np.exp(rng.uniform(*np.log(PASTED_SIZES)))
-        factor = min(side / sides.max(), MAX_ENLARGEMENT, 2 * min(piece.size) / sides.max())
+        if self.readings is None:
+            side = np.exp(rng.uniform(*np.log(PASTED_SIZES)))
+            factor = min(side / sides.max(), MAX_ENLARGEMENT)
+        else:
+            factor = self._scale(number, self._octave(rng))
+        factor = min(factor, 2 * min(piece.size) / sides.max())
         width, height = np.maximum(1, np.rint(sides * factor)).astype(int).tolist()
         size = (width, height)
         corner = np.rint(rng.uniform(0, piece.size) - np.array(size) / 2).astype(int)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpmask.geometry import PyramidGeometry
+from sharpmask.geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
 from sharpmask.models.layers import Normalize, Padding
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
@@ -188,6 +188,8 @@ class SharpMaskPyramid(SavedNet):
         block_channels: Their inner width.
         mask_channels: Widths of the refinement steps, from the mask encoding to the finest.
         lateral_hidden: Hidden widths of the laterals at strides 2, 4, 8, 16, 32.
+        readings: Octaves at which photos are read by default; no layer depends on them.
+        num_candidates: Masks decoded for a photo by default; likewise.
     """
 
     kind = "pyramid"
@@ -202,6 +204,8 @@ class SharpMaskPyramid(SavedNet):
         block_channels: int = 32,
         mask_channels: Sequence[int] = (32, 32, 16, 8),
         lateral_hidden: Sequence[int] = (16, 32, 64, 64, 64),
+        readings: Sequence[float] = READINGS,
+        num_candidates: int = NUM_CANDIDATES,
     ) -> None:
         super().__init__()
         self.architecture = {}
@@ -211,7 +215,13 @@ class SharpMaskPyramid(SavedNet):
                 "blocks": blocks, "block_channels": block_channels,
                 "mask_channels": list(mask_channels), "lateral_hidden": list(lateral_hidden),
             }  # fmt: skip
-        self.geometry = PyramidGeometry(cell_offset=trunk.cell_offset)
+            if tuple(readings) != READINGS:
+                self.architecture["readings"] = list(readings)
+            if num_candidates != NUM_CANDIDATES:
+                self.architecture["num_candidates"] = num_candidates
+        self.geometry = PyramidGeometry(
+            cell_offset=trunk.cell_offset, readings=tuple(readings), num_candidates=num_candidates
+        )
         steps = self.geometry.doublings + 1
         if len(mask_channels) != steps or len(lateral_hidden) != len(MAP_STRIDES):
             raise ValueError(

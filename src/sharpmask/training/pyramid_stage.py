@@ -123,7 +123,10 @@ def fit_pyramid(
     fabric: Fabric,
     workers: int = 1,
     shares: Mapping[str, float] | None = None,
+    readings: Sequence[float] | None = None,
     known: Mapping[str, Any] | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    keep: Callable[[dict[str, Any]], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
     """Train everything but the trunk's first layers, with one loss on all levels.
@@ -139,12 +142,17 @@ def fit_pyramid(
         fabric: Launched.
         workers: Processes that prepare scenes.
         shares: Fixed shares of some sources of the data (see ``SourceSampler``).
+        readings: Octaves near which scenes are cut (see ``LevelSceneDataset``).
         known: More that the model file tells, such as the photos kept back.
+        validate: As for ``fit``.
+        keep: Writes the model in place of this function, given what its file should tell.
         on_step: Is told after each step the number of steps done and the loss.
     """
     for layer in model.backbone.layers_to(recipe.frozen_stride):
         layer.requires_grad_(False)
-    scenes = LevelSceneDataset(data, model.geometry, shares=shares, **recipe.scenes())
+    scenes = LevelSceneDataset(
+        data, model.geometry, shares=shares, readings=readings, **recipe.scenes()
+    )
 
     def loss(network: nn.Module, batch: LevelSceneBatch) -> dict[str, Tensor]:
         images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -155,17 +163,18 @@ def fit_pyramid(
         "photos": len(data.images), "objects": objects_in(data), "shares": dict(shares or {})
     }  # fmt: skip
     told = {"data": counts, **(known or {})}
+    keep = keep or (lambda learned: save(model, output / MODEL, metadata=learned))
     return fit(
         model,
         dataset=scenes,
         collate=collate_level_scenes,
         loss=loss,
-        validate=None,
+        validate=validate,
         recipe=recipe,
         output=output,
         fabric=fabric,
         workers=workers,
-        save=lambda learned: save(model, output / MODEL, metadata={**told, **learned}),
+        save=lambda learned: keep({**told, **learned}),
         on_step=on_step,
     )
 
