@@ -85,7 +85,9 @@ def finetuned() -> str:
                 for recall, ceiling in zip(recalls, ceilings, strict=True)
             ]
             box = f"{100 * found['boxes']:.1f}"
-            rows.append([content["name"], found["name"], octaves, box, *values[:2]])
+            name = found["name"]
+            name += f" {content['steps']} steps" if name == "after" else ""
+            rows.append([content["name"], name, octaves, box, *values[:2]])
     return table(["photos", "model", "octaves", "box AR@100", "mask AR@10", "@100"], rows)
 
 
