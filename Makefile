@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: demo small test test-slow reliability audit lint clean
+.PHONY: demo small test test-slow test-real reliability audit lint clean
 
 demo: .venv/package.stamp
 	$(BIN)/sharpmask propose src/sharpmask/assets/coffee.jpg --output demo
@@ -21,6 +21,10 @@ test: .venv/dev.stamp
 # What takes minutes: every architecture in every engine, compiled torch, several processes.
 test-slow: .venv/dev.stamp
 	$(BIN)/pytest -m slow --dist load
+
+# With the counterparts themselves: a browser, Ray, an object store, label tools. What is absent is skipped.
+test-real: .venv/dev.stamp
+	$(BIN)/pytest -m real -n 0
 
 # The long measurements, some minutes, and one table of them.
 reliability: .venv/dev.stamp

@@ -54,7 +54,7 @@ def test_files_are_written_read_listed_and_matched_alike_everywhere(tops):
         check(top)
 
 
-@pytest.mark.slow  # starts a server
+@pytest.mark.real  # starts a server
 @pytest.mark.parametrize("faults", [0.0, 0.2])
 def test_object_store_does_all_that_a_folder_does_also_when_it_fails_now_and_then(faults):
     with s3_server(seed=1, faults=faults) as store:

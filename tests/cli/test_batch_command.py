@@ -152,7 +152,7 @@ def test_run_finds_what_propose_finds(tmp_path, photos, weights):
     assert sorted(table["id"].to_pylist()) == [*range(11), 99, 100]
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_run_from_store_to_store_survives_the_stores_faults(tmp_path, photos, weights):
     with s3_server(seed=0, faults=0.1) as store:
         for path in photos.iterdir():
@@ -176,7 +176,7 @@ def test_run_from_store_to_store_survives_the_stores_faults(tmp_path, photos, we
     assert len(found) == 33
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_that_is_stopped_says_so_and_goes_on(tmp_path, photos, weights, number):
     command = [*SHARPMASK, "batch", str(photos), "--output", str(tmp_path / "out")]

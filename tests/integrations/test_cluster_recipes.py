@@ -21,7 +21,7 @@ from synthetic_coco import write_coco
 
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.mark.parametrize(

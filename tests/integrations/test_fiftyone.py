@@ -6,7 +6,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.integrations.fiftyone import to_detections
 
 
-@pytest.mark.slow  # a gigabyte to import
+@pytest.mark.real  # a gigabyte to import
 def test_detections_of_a_sample_cover_our_masks(tmp_path):
     fiftyone = pytest.importorskip("fiftyone", reason="fiftyone is not installed")
     proposals = Proposer(BrightPyramid(), num_proposals=5)(make_photo())

@@ -17,7 +17,7 @@ from reference.thin_models import thin_file
 from sharpmask.coco.parquet_results import ParquetResults
 from sharpmask.images import write_image
 
-pytestmark = [pytest.mark.reliability, pytest.mark.slow]
+pytestmark = [pytest.mark.reliability, pytest.mark.real]
 
 PHOTOS = 60
 SHARPMASK = [sys.executable, "-m", "sharpmask"]

@@ -62,7 +62,7 @@ def rles_of(download):
     return [each["segmentation"] for each in json.loads(download)["annotations"]]
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.real  # a browser
 def test_three_masks_are_kept_named_and_saved_as_python_has_them(visit, proposer):
     page = visit.page
     visit.open(("a.png", PHOTO))
@@ -105,7 +105,7 @@ def test_three_masks_are_kept_named_and_saved_as_python_has_them(visit, proposer
     assert all(each.startswith((page.url, "blob:")) for each in visit.addresses)
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.real  # a browser
 def test_mouse_hovers_keeps_drops_undoes_and_draws_what_was_missed(visit, tmp_path):
     page = visit.page
     visit.open(("a.png", PHOTO))
@@ -146,7 +146,7 @@ def test_mouse_hovers_keeps_drops_undoes_and_draws_what_was_missed(visit, tmp_pa
     assert visit.complaints == []
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.real  # a browser
 def test_keys_alone_do_all_of_it(visit):
     page = visit.page
     visit.open(("a.png", PHOTO))
@@ -191,7 +191,7 @@ def test_keys_alone_do_all_of_it(visit):
     assert visit.complaints == []
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.real  # a browser
 def test_a_broken_file_costs_itself_alone_and_photos_wait_in_a_strip(visit):
     from playwright.sync_api import expect
 
@@ -207,7 +207,7 @@ def test_a_broken_file_costs_itself_alone_and_photos_wait_in_a_strip(visit):
     expect(visit.status).to_contain_text("b.png: ")
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.real  # a browser
 def test_a_token_in_the_address_opens_the_page_and_leaves_it(browser, proposer):
     with running(create_app(proposer, Settings(token="a secret"))) as address:
         visit = Visit(browser, f"{address}/#token=a%20secret")
@@ -216,7 +216,7 @@ def test_a_token_in_the_address_opens_the_page_and_leaves_it(browser, proposer):
         visit.page.close()
 
 
-@pytest.mark.slow  # a browser and twelve megapixels
+@pytest.mark.real  # a browser and twelve megapixels
 def test_twelve_megapixels_are_taken(browser):
     truth = (900, 1200, 1400)
     photo = np.zeros((3000, 4000, 3), np.uint8)

@@ -47,13 +47,13 @@ def site(runtime, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow  # exports a model
+@pytest.mark.real  # exports a model
 def test_a_model_without_a_feature_pyramid_is_refused(runtime, tmp_path):
     with pytest.raises(ValueError, match="runs models with a feature pyramid alone"):
         build_page(str(thin_file(tmp_path)), tmp_path / "site", runtime=runtime)
 
 
-@pytest.mark.slow  # exports the default model, runs it in a browser
+@pytest.mark.real  # exports the default model, runs it in a browser
 def test_the_browser_finds_the_masks_that_python_finds_and_needs_no_network(site):
     from playwright.sync_api import expect
 

@@ -1,7 +1,7 @@
 """A real Label Studio server, in a virtual environment of its own: LABEL_STUDIO names its command.
 
 python -m venv ls && ls/bin/pip install label-studio
-LABEL_STUDIO=ls/bin/label-studio pytest -m slow tests/serve/test_real_label_studio.py
+LABEL_STUDIO=ls/bin/label-studio pytest -m real tests/serve/test_real_label_studio.py
 """
 
 import os
@@ -29,7 +29,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 </View>"""
 
 pytestmark = [
-    pytest.mark.slow,  # a minute until the server is up
+    pytest.mark.real,  # a minute until the server is up
     pytest.mark.skipif(not COMMAND, reason="Label Studio is not installed; LABEL_STUDIO names it"),
 ]
 

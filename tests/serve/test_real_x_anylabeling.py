@@ -1,7 +1,7 @@
 """X-AnyLabeling's own client, in an environment of its own: X_ANYLABELING names its Python.
 
 python -m venv xany && xany/bin/pip install 'x-anylabeling-cvhub[cpu]'
-X_ANYLABELING=xany/bin/python pytest -m slow tests/serve/test_real_x_anylabeling.py
+X_ANYLABELING=xany/bin/python pytest -m real tests/serve/test_real_x_anylabeling.py
 """
 
 import json
@@ -56,7 +56,7 @@ print("ANSWER" + json.dumps(answer))
 """
 
 
-@pytest.mark.slow  # Qt starts
+@pytest.mark.real  # Qt starts
 @pytest.mark.skipif(not PYTHON, reason="X-AnyLabeling is not installed; X_ANYLABELING names it")
 def test_its_own_client_gets_polygons_for_a_photo_and_for_a_point(proposer, tmp_path):
     photo, config = tmp_path / "a.png", tmp_path / "config.yaml"

@@ -74,7 +74,7 @@ def misbehave(port, stop):
             leaving.sendall(head % 100 + b'{"image": "')
 
 
-@pytest.mark.slow  # half a minute and more
+@pytest.mark.real  # half a minute and more
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_nothing_is_lost_under_load_and_health_answers(server):
     photos = [png(make_photo((10, 20, 30 + 4 * k), height=96, width=128)) for k in range(10)]
