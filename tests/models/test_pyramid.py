@@ -3,13 +3,13 @@ import pytest
 import torch
 
 from reference.thin_models import thin_pyramid
+from sharpmask.models.layers import flatten
 from sharpmask.models.pretrained import build, load, save
 from sharpmask.models.pyramid import (
     NUM_LEVELS,
     PyramidFeatures,
     build_pyramid,
     double,
-    flatten,
 )
 from sharpmask.models.yolox import MAP_STRIDES
 from tolerances import DOUBLE

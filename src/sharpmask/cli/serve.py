@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from sharpmask.serve.settings import LOOPBACK, Limits, Settings
 
 TOOLS = "Label tools"
 LIMITS = "Limits"
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -90,7 +93,7 @@ def serve(
     """
     with clear_errors():
         with extras_for("serve"):
-            import uvicorn
+            import uvicorn  # noqa: F401
 
             from sharpmask.serve.app import create_app
         if host not in LOOPBACK and not token:
@@ -100,11 +103,8 @@ def serve(
         threads = streams_for(MAX_STREAMS)
         settings = Settings(
             limits=Limits(
-                max_bytes=int(max_megabytes * 1e6),
-                max_pixels=int(max_megapixels * 1e6),
-                max_count=num_proposals,
-                queue=queue,
-                answer_s=time_limit,
+                max_bytes=int(max_megabytes * 1e6), max_pixels=int(max_megapixels * 1e6),
+                max_count=num_proposals, queue=queue, answer_s=time_limit,
             ),
             threads=threads,
             token=token,
@@ -113,7 +113,7 @@ def serve(
             label_studio=label_studio,
             label_studio_token=label_studio_token,
             labels=Selection(min_score=min_score, top=top),
-        )
+        )  # fmt: skip
         # Bound before the model is loaded: a port that is taken is told at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
@@ -124,15 +124,22 @@ def serve(
         )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/"
-        logging.basicConfig(format="sharpmask: %(message)s", level=logging.WARNING)
         out.print(f"{address}{f'#token={token}' if token else ''}", markup=False)
         err.print("sharpmask: Ctrl-C ends it", markup=False)
-        config = uvicorn.Config(
-            create_app(proposer, settings),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=5,
-        )
-        uvicorn.Server(config).run(sockets=[listening])
+        answer(create_app(proposer, settings), listening)
+
+
+def answer(app: "Starlette", listening: socket.socket) -> None:
+    """Answer requests until Ctrl-C."""
+    import uvicorn
+
+    logging.basicConfig(format="sharpmask: %(message)s", level=logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,5 +1,6 @@
 """Layers that the networks share."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -124,6 +125,46 @@ def gather_windows(
     values = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     windows = values.index_select(0, places.flatten())
     return windows.reshape(-1, size, size, x.shape[1]).permute(0, 3, 1, 2)
+
+
+def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "b places c"]:
+    """The places of all maps (B, C, rows, columns) in order, and one of zeros."""
+    lists = [x.flatten(2).transpose(1, 2) for x in maps]
+    return torch.cat([*lists, torch.zeros_like(lists[0][:, :1])], dim=1)
+
+
+def read_places(
+    flat: Float[Tensor, "b places c"],
+    sizes: Sequence[Sequence[int]],
+    cells: Int[Tensor, "n 4"],
+    reach: int,
+) -> Float[Tensor, "n c side side"]:
+    """Cut squares out of flattened maps; what lies beyond a map is zero.
+
+    Args:
+        flat: Made by ``flatten``.
+        sizes: Rows and columns of each map.
+        cells: Image, map, row and column of the squares' centres.
+        reach: Places from the centre to each side.
+    """
+    image, number, row, column = cells[..., None].unbind(1)
+    height = width = start = torch.zeros_like(number)
+    for k, (rows, columns) in enumerate(sizes):
+        # Whole numbers: torch's exporter to ONNX cannot multiply truth values by a map's sides.
+        here, after = (number == k).long(), (number > k).long()
+        height = height + here * rows
+        width = width + here * columns
+        start = start + after * (rows * columns)
+    offsets = torch.arange(-reach, reach + 1, device=cells.device)
+    y, x = row + offsets, column + offsets
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    batch, places, channels = flat.shape
+    index = torch.where(inside, (start + y * width)[:, :, None] + x[:, None, :], places - 1)
+    index = index + (image * places)[..., None]
+    # One index into a list of places: its gradient needs no more room than the maps themselves.
+    values = flat.reshape(batch * places, channels).index_select(0, index.flatten())
+    side = 2 * reach + 1
+    return values.reshape(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
 class WindowLinear(nn.Conv2d):
