@@ -259,7 +259,7 @@ def test_other_readings_change_no_weight(cells):
     assert fitted(model, (1.0, 0.0), most_objects=3).geometry.num_candidates == 120
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_the_shipped_model_learns_cells_in_a_minute(tmp_path):
     """Hundreds of touching round things on a dark field: twice as many are found."""
     options = {"size": (160, 224), "count": 60, "sides": (10, 24)}
