@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from machine import store
+from sharpmask import defaults
 from sharpmask.coco.annotations import CocoImage, load_coco
 from sharpmask.inference.batch import map_ordered
 from sharpmask.inference.proposer import Proposer
@@ -31,6 +32,8 @@ from sharpmask.shapes import Float
 
 FIGURE = Path(__file__).parents[1] / "docs" / "calibration.png"
 BINS = np.linspace(0, 1, 11)
+POOL = 150
+"""Proposals of a photo among which the distinct ones are looked for."""
 
 
 def main() -> None:
@@ -48,7 +51,7 @@ def main() -> None:
         for image in load_coco(arguments.annotations, arguments.images).images
         if image.complete and image.instances and image.path.name in kept
     ]
-    proposer = Proposer(arguments.model, suppression=1, num_proposals=150, engine="openvino")
+    proposer = Proposer(arguments.model, suppression=1, num_proposals=POOL, engine="openvino")
     found = [call.result() for call in map_ordered(lambda p: measure(proposer, p), photos, 2)]
     chosen, shown = (torch.from_numpy(np.concatenate(found[k::2])) for k in (0, 1))
     factor, shift = fit(chosen)
@@ -76,7 +79,9 @@ def main() -> None:
 
 def measure(proposer: Proposer, photo: CocoImage) -> Float[np.ndarray, "n 4"]:
     """Score, quality, best IoU and weight of each distinct proposal of a photo."""
-    ranked, distinct = proposer(photo.read()).distinct_first(0.7, 100)
+    ranked, distinct = proposer(photo.read()).distinct_first(
+        defaults.SUPPRESSION, defaults.NUM_PROPOSALS
+    )
     found = ranked[:distinct]
     truth = [dict(instance.rle) for instance in photo.instances]
     overlap = hotcoco.mask.iou([dict(rle) for rle in found.rles()], truth, [False] * len(truth))

@@ -25,10 +25,10 @@ PYRAMIDS: Pyramids = {
     "zoom2": (*OCTAVES, 1.0, 1.5),
 }
 """Named pyramids in octaves; Zoom and Zoom^2 add scales for smaller objects (section 5)."""
-NUM_CANDIDATES = 120
-"""Masks decoded for 100 proposals of a pyramid, chosen by recall (docs/log.md)."""
 READINGS = (0.5, 0.0)
 """The same where one reading gives levels an octave apart: two readings give half octaves."""
+NUM_CANDIDATES = 120
+"""Masks decoded for 100 proposals of a pyramid, chosen by recall (docs/log.md)."""
 
 GREY = 128
 """Fill value outside the image, half of the uint8 range."""

@@ -15,7 +15,7 @@ from PIL import Image
 from sharpmask.boxes import box_on, pixel_at
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, Aim
-from sharpmask.inference.reading import Level, decode, mask_quality, sigmoid
+from sharpmask.inference.reading import Level, decode, ranked, sigmoid
 from sharpmask.proposals import Proposal, Proposals
 from sharpmask.shapes import Float, Int, UInt8
 
@@ -62,7 +62,7 @@ class ReadPhoto:
         Raises:
             ValueError: The point is not on the photo.
         """
-        row, column = pixel_at(x, y, self.image.shape[:2])
+        pixel_at(x, y, self.image.shape[:2])  # or the point is refused, before anything is decoded
         numbers, cells = [], []
         for number, (level, windows) in enumerate(zip(self.levels, self._windows, strict=True)):
             centers = (windows[:, :2] + windows[:, 2:]) / 2
@@ -82,8 +82,7 @@ class ReadPhoto:
             for number, place in zip(numbers, places, strict=True)
         ]
         found = self._ranked(np.array(logits), windows, masks)
-        holds = np.array([mask[row, column] for mask in found.masks()])
-        return found[holds].suppressed(SAME)[:count]
+        return found.at(x, y).suppressed(SAME)[:count]
 
     def in_box(self, box: Sequence[float] | Float[np.ndarray, "4"]) -> Proposal:
         """The object that fills a box; its mask ends where the box does.
@@ -143,11 +142,9 @@ class ReadPhoto:
         masks: UInt8[np.ndarray, "n s s"],
     ) -> Proposals:
         """Proposals by score and certainty, best first."""
-        scores = sigmoid(logits) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
-        order = np.argsort(-scores, kind="stable")
-        return Proposals(
-            self.image, scores[order], windows[order], masks[order], self.mask_threshold,
-            clean=self.clean,
+        return ranked(
+            self.image, logits, masks, windows, mask_threshold=self.mask_threshold,
+            quality_exponent=self.quality_exponent, clean=self.clean,
         )  # fmt: skip
 
     @cached_property

@@ -20,7 +20,7 @@ from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
 from sharpmask.inference.prompts import ReadPhoto
-from sharpmask.inference.reading import Level, decode, mask_quality, sigmoid
+from sharpmask.inference.reading import Level, decode, ranked
 from sharpmask.proposals import Proposals
 from sharpmask.shapes import Float, Int, UInt8
 
@@ -164,24 +164,17 @@ class Proposer:
         else:
             numbers, cells, scores = self.select(maps, self.num_proposals)
         masks, windows = decode(self.engine, levels, numbers, cells, pixels.shape[:2])
-        # Deviation: ranking
-        scores = sigmoid(scores) * mask_quality(masks, self.mask_threshold) ** self.quality_exponent
-        order = np.argsort(-scores, kind="stable")
-        proposals = Proposals(
-            pixels,
-            scores[order],
-            windows[order],
-            masks[order],
-            self.mask_threshold,
-            clean=self.clean,  # Deviation: one-piece
-        )
+        proposals = ranked(
+            pixels, scores, masks, windows, mask_threshold=self.mask_threshold,
+            quality_exponent=self.quality_exponent, clean=self.clean,
+        )  # fmt: skip
         if self.suppression == 1:
             return proposals[proposals.areas > 0][: self.num_proposals]
-        ranked, distinct = proposals.distinct_first(self.suppression, self.num_proposals)
+        proposals, distinct = proposals.distinct_first(self.suppression, self.num_proposals)
         # What repeats a better mask scores below all that do not.
-        scores = ranked.scores.copy()
+        scores = proposals.scores.copy()
         scores[distinct:] *= scores[:distinct].min(initial=1)
-        return replace(ranked, scores=scores)
+        return replace(proposals, scores=scores)
 
     def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Level]:
         """The pyramid of a photo, each scale read and scored."""

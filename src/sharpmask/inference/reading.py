@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sharpmask.engines.protocol import Engine
+from sharpmask.proposals import Proposals
 from sharpmask.shapes import Float, Int, UInt8
 
 DECODE_BATCH = 128
@@ -67,6 +68,40 @@ def decode(
             )
     assert masks is not None
     return masks, windows
+
+
+def ranked(
+    image: UInt8[np.ndarray, "h w 3"],
+    logits: Float[np.ndarray, " n"],
+    masks: UInt8[np.ndarray, "n s s"],
+    windows: Float[np.ndarray, "n 4"],
+    *,
+    mask_threshold: float,
+    quality_exponent: float,
+    clean: bool,
+) -> Proposals:
+    """Proposals by score and certainty, best first.
+
+    Args:
+        image: The photo, RGB.
+        logits: Scores of the cells.
+        masks: Of the same cells, from ``decode``, as are the windows.
+        windows: xyxy pixels.
+        mask_threshold: As for ``Proposer``, and so are those that follow.
+        quality_exponent: How much a mask's certainty counts.
+        clean: Reduce each mask to its largest piece, with holes filled.
+    """
+    # Deviation: ranking
+    scores = sigmoid(logits) * mask_quality(masks, mask_threshold) ** quality_exponent
+    order = np.argsort(-scores, kind="stable")
+    return Proposals(
+        image,
+        scores[order],
+        windows[order],
+        masks[order],
+        mask_threshold,
+        clean=clean,  # Deviation: one-piece
+    )
 
 
 def mask_quality(masks: UInt8[np.ndarray, "n s s"], threshold: float) -> Float[np.ndarray, " n"]:
