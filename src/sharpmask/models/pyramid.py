@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpmask.geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
-from sharpmask.models.layers import Normalize, Padding, flatten, read_places
+from sharpmask.models.layers import Normalize, Padding, flatten, maps_of, read_places
+from sharpmask.models.quads import double_and_mix, mix_each, quads_of, samples_of
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
 from sharpmask.shapes import Float, Int
@@ -137,17 +138,19 @@ class Lateral(nn.Module):
         start(self.spread)
         start(self.horizontal, 2.0)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, ...]:
-        """One map for each step, finest use last."""
-        x = F.silu(self.spread(F.silu(self.narrow(x))))
+    def hidden(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """What all steps share."""
+        return F.silu(self.spread(F.silu(self.narrow(x))))
+
+    def of_step(self, index: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution for one of the steps, finest use last.
+
+        A convolution each, as runtimes take longer to split its result.
+        """
         assert self.horizontal.bias is not None
-        weights, biases = (
-            torch.split(parameter, self.out_channels)
-            for parameter in (self.horizontal.weight, self.horizontal.bias)
-        )
-        # A convolution each, as runtimes take longer to split its result.
-        pairs = zip(weights, biases, strict=True)
-        return tuple(F.conv2d(x, weight, bias) for weight, bias in pairs)
+        start = sum(self.out_channels[:index])
+        part = slice(start, start + self.out_channels[index])
+        return self.horizontal.weight[part], self.horizontal.bias[part]
 
 
 class VerticalStep(nn.Module):
@@ -268,17 +271,23 @@ class SharpMaskPyramid(SavedNet):
         """Read images, RGB 0..255, sides in whole cells of the coarsest level (multiples of 64)."""
         features: FeatureMaps = self.backbone(self.normalize(images))
         levels = self.levels(features)
-        fine = {
-            (stride, step): x
-            for stride, lateral, maps in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
-            for step, x in zip(self.steps_at(stride), lateral(maps), strict=True)
+        hidden = {
+            stride: lateral.hidden(x)
+            for stride, lateral, x in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
         }
         steps = [flatten([self.level_lateral(level) for level in levels])]
-        for step in range(1, self.geometry.doublings + 1):
-            maps = [fine[self.stride_of(level, step), step] for level in range(NUM_LEVELS)]
+        last = self.geometry.doublings
+        for step in range(1, last + 1):
+            maps = []
             for level in range(NUM_LEVELS):
-                if self.is_doubled(level, step):
-                    maps[level] = double(maps[level])
+                stride = self.stride_of(level, step)
+                lateral = self.laterals[MAP_STRIDES.index(stride)]
+                weight, bias = lateral.of_step(self.steps_at(stride).index(step))
+                if step < last:
+                    maps.append(F.conv2d(hidden[stride], weight, bias))
+                else:
+                    doubles = self.is_doubled(level, step)
+                    maps.append(quads_of(hidden[stride], weight, bias, doubles=doubles))
             steps.append(flatten(maps))
         return PyramidFeatures(self.head(levels), tuple(steps))
 
@@ -295,32 +304,26 @@ class SharpMaskPyramid(SavedNet):
     ) -> Float[Tensor, "n s s"]:
         """Mask logits of the windows at cells (image, level, row, column)."""
         grid = self.geometry.grid
-        sizes = [vectors.shape[2:] for vectors in features.vectors]
-        vectors = read_places(flatten(features.vectors), sizes, cells, reach=0)
+        maps = maps_of([vectors.shape[2:] for vectors in features.vectors], cells)
+        vectors = read_places(flatten(features.vectors), maps, cells)
         encoding = self.mask_encoding(vectors.flatten(1)).unflatten(1, (-1, grid, grid))
-        windows = [self.read_windows(features, step, cells) for step in range(len(features.steps))]
+        windows = []
+        for step, flat in enumerate(features.steps):
+            finer = 1 << min(step, self.geometry.doublings - 1)  # the last step's are quads
+            reach = finer * self.geometry.reach
+            windows.append(read_places(flat, maps, cells, finer=finer, reach=reach))
         return self.refine(encoding, windows)
-
-    def read_windows(
-        self, features: PyramidFeatures, step: int, cells: Int[Tensor, "n 4"]
-    ) -> Float[Tensor, "n c t t"]:
-        """What the refinement reads at a step in the windows of cells."""
-        sizes = [
-            [side * 2**step - int(self.is_doubled(level, step)) for side in vectors.shape[2:]]
-            for level, vectors in enumerate(features.vectors)
-        ]
-        centres = cells * torch.tensor([1, 1, 2**step, 2**step], device=cells.device)
-        reach = self.geometry.reach << step
-        return read_places(features.steps[step], sizes, centres, reach)
 
     def refine(
         self, encoding: Float[Tensor, "n m g g"], windows: Sequence[Tensor]
     ) -> Float[Tensor, "n s s"]:
         """Mask logits from a mask encoding and what windows read at each step."""
         mask = F.relu(encoding)
-        for step, lateral in zip(self.refinement, windows, strict=True):
+        *steps, last = self.refinement
+        for step, lateral in zip(steps, windows[:-1], strict=True):
             mask = step(mask, lateral)
-        return self.predict(mask).squeeze(1)  # type: ignore[no-any-return]
+        quads = double_and_mix(mask, getattr(last, "narrow", None), last.vertical)
+        return samples_of(mix_each(F.relu(quads + windows[-1]), self.predict)).squeeze(1)
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], cells: Int[Tensor, "n 4"]
