@@ -7,16 +7,14 @@ from reference.thin_models import thin_pyramid
 from sharpmask.models.layers import flatten
 from sharpmask.models.pretrained import build, load, save
 from sharpmask.models.pyramid import (
-    NUM_LEVELS,
+    LEVELS,
     PyramidFeatures,
     build_pyramid,
     double,
 )
-from sharpmask.models.yolox import MAP_STRIDES
 from sharpmask.models.quads import samples_of
+from sharpmask.models.yolox import MAP_STRIDES
 from tolerances import DOUBLE
-
-LEVELS = range(NUM_LEVELS)
 
 
 def tiny():
@@ -108,9 +106,8 @@ def test_what_windows_read_is_the_map_of_their_stride():
         for step in range(1, 4):
             stride = model.stride_of(level, step)
             index = MAP_STRIDES.index(stride)
-            lateral = model.laterals[index]
-            weight, bias = lateral.of_step(model.steps_at(stride).index(step))
-            read = F.conv2d(lateral.hidden(maps[index]), weight, bias)[0]
+            which = model.steps_at(stride).index(step)
+            read = F.conv2d(*model.laterals[index](maps[index])[which])[0]
             window = windows[step]
             window = (samples_of(window) if step == model.geometry.doublings else window)[0]
             middle = window.shape[-1] // 2

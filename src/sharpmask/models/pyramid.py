@@ -22,6 +22,7 @@ from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, Yolox
 from sharpmask.shapes import Float, Int
 
 NUM_LEVELS = 4
+LEVELS = range(NUM_LEVELS)
 TRUNKS = {"yolox_nano": YoloxNano}
 """Trunks with a feature pyramid, by name."""
 
@@ -32,8 +33,9 @@ class PyramidFeatures:
 
     Attributes:
         vectors: (B, V, rows, columns) of each level: what stands for the window of each cell.
-        steps: (B, places, C) for each step of the refinement: what windows read at it. The places
-            of all levels in order, row by row; then one of zeros for all that lies outside.
+        steps: (B, places, C) for each step of the refinement: what windows read at it, at the last
+            step in quads. The places of all levels in order, row by row; then one of zeros for all
+            that lies outside.
     """
 
     vectors: tuple[Tensor, ...]
@@ -138,19 +140,16 @@ class Lateral(nn.Module):
         start(self.spread)
         start(self.horizontal, 2.0)
 
-    def hidden(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """What all steps share."""
-        return F.silu(self.spread(F.silu(self.narrow(x))))
-
-    def of_step(self, index: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution for one of the steps, finest use last.
-
-        A convolution each, as runtimes take longer to split its result.
-        """
+    def forward(self, x: Float[Tensor, "b c h w"]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each step, finest use last, a 1x1 convolution: its input, weight and bias."""
+        x = F.silu(self.spread(F.silu(self.narrow(x))))
         assert self.horizontal.bias is not None
-        start = sum(self.out_channels[:index])
-        part = slice(start, start + self.out_channels[index])
-        return self.horizontal.weight[part], self.horizontal.bias[part]
+        weights, biases = (
+            torch.split(parameter, self.out_channels)
+            for parameter in (self.horizontal.weight, self.horizontal.bias)
+        )
+        # A convolution each, as runtimes take longer to split its result.
+        return [(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
 class VerticalStep(nn.Module):
@@ -178,6 +177,12 @@ class VerticalStep(nn.Module):
         if self.doubles:
             mask = double(mask)
         return F.relu(self.vertical(mask) + lateral)
+
+    def in_quads(
+        self, mask: Float[Tensor, "n m s s"], lateral: Float[Tensor, "n q s s"]
+    ) -> Float[Tensor, "n q s s"]:
+        """The same in quads; the encoding is doubled with the zeros around it."""
+        return F.relu(double_and_mix(mask, getattr(self, "narrow", None), self.vertical) + lateral)
 
 
 class SharpMaskPyramid(SavedNet):
@@ -264,32 +269,27 @@ class SharpMaskPyramid(SavedNet):
     def steps_at(self, stride: int) -> list[int]:
         """Steps (1 to the last) at which windows of some level read the map of a stride."""
         steps = range(1, self.geometry.doublings + 1)
-        strides = range(NUM_LEVELS)
-        return [k for k in steps if any(self.stride_of(level, k) == stride for level in strides)]
+        return [k for k in steps if any(self.stride_of(level, k) == stride for level in LEVELS)]
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> PyramidFeatures:
         """Read images, RGB 0..255, sides in whole cells of the coarsest level (multiples of 64)."""
         features: FeatureMaps = self.backbone(self.normalize(images))
         levels = self.levels(features)
-        hidden = {
-            stride: lateral.hidden(x)
-            for stride, lateral, x in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
+        fine = {
+            (stride, step): part
+            for stride, lateral, maps in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
+            for step, part in zip(self.steps_at(stride), lateral(maps), strict=True)
         }
-        steps = [flatten([self.level_lateral(level) for level in levels])]
-        last = self.geometry.doublings
-        for step in range(1, last + 1):
-            maps = []
-            for level in range(NUM_LEVELS):
-                stride = self.stride_of(level, step)
-                lateral = self.laterals[MAP_STRIDES.index(stride)]
-                weight, bias = lateral.of_step(self.steps_at(stride).index(step))
-                if step < last:
-                    maps.append(F.conv2d(hidden[stride], weight, bias))
-                else:
-                    doubles = self.is_doubled(level, step)
-                    maps.append(quads_of(hidden[stride], weight, bias, doubles=doubles))
-            steps.append(flatten(maps))
-        return PyramidFeatures(self.head(levels), tuple(steps))
+        *steps, last = range(1, self.geometry.doublings + 1)
+        maps = [
+            [self.level_lateral(level) for level in levels],
+            *([F.conv2d(*fine[self.stride_of(k, step), step]) for k in LEVELS] for step in steps),
+            [
+                quads_of(*fine[self.stride_of(k, last), last], doubles=self.is_doubled(k, last))
+                for k in LEVELS
+            ],
+        ]
+        return PyramidFeatures(self.head(levels), tuple(map(flatten, maps)))
 
     def is_doubled(self, level: int, step: int) -> bool:
         """Whether a level's samples at a step are finer than the finest map."""
@@ -322,8 +322,9 @@ class SharpMaskPyramid(SavedNet):
         *steps, last = self.refinement
         for step, lateral in zip(steps, windows[:-1], strict=True):
             mask = step(mask, lateral)
-        quads = double_and_mix(mask, getattr(last, "narrow", None), last.vertical)
-        return samples_of(mix_each(F.relu(quads + windows[-1]), self.predict)).squeeze(1)
+        assert isinstance(last, VerticalStep)
+        quads = last.in_quads(mask, windows[-1])
+        return samples_of(mix_each(quads, self.predict)).squeeze(1)
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], cells: Int[Tensor, "n 4"]

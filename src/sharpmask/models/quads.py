@@ -63,5 +63,6 @@ def mix_each(x: Float[Tensor, "n q s s"], layer: nn.Conv2d) -> Float[Tensor, "n 
 
 def samples_of(quads: Float[Tensor, "n q s s"]) -> Float[Tensor, "n c d d"]:
     """The samples of quads, 2 s - 1 a side: half of the last are beyond the window."""
-    phases = quads.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
+    batch, channels, rows, columns = quads.shape
+    phases = quads.reshape(batch, 4, channels // 4, rows, columns).transpose(1, 2).flatten(1, 2)
     return F.pixel_shuffle(phases, 2)[:, :, :-1, :-1]
