@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sharpmask.engines.compile_cache import compiled_by
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
 from sharpmask.extras import MissingExtraError, extras_for
@@ -124,7 +125,7 @@ def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
         settings["INFERENCE_NUM_THREADS"] = cores()
         # Each of several processes would bind its threads to the same first cores.
         settings["ENABLE_CPU_PINNING"] = False
-    compiled = openvino_core().compile_model(path, "CPU", settings)
+    compiled = compiled_by(openvino_core(), path, settings)
     thread = threading.local()
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
