@@ -6,7 +6,7 @@ import torch
 from typer.testing import CliRunner
 
 from sharpmask.cli.train import app
-from sharpmask.cli.train_pyramid import parse_shares
+from sharpmask.cli.train_options import parse_shares
 from sharpmask.models.pretrained import load, save_atomically
 from sharpmask.models.yolox import YoloxNano
 from sharpmask.training import pyramid_stage

@@ -11,13 +11,17 @@ from sharpmask.cli.train_options import (
     Device,
     Devices,
     Images,
+    KeepPhotos,
+    KeepSource,
     Output,
     Precision,
     Set,
+    Share,
     Train,
     Val,
     Workers,
     choose_devices,
+    choose_mixture,
     choose_recipe,
     run_training,
 )
@@ -68,6 +72,9 @@ def deepmask(
             "(from single windows); docs/train.md."
         ),
     ] = "deepmask",
+    share: Share = None,
+    keep_source: KeepSource = None,
+    keep_photos: KeepPhotos = 0,
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -80,8 +87,9 @@ def deepmask(
         fabric = choose_devices(device, devices, precision)
         run_training(
             train_deepmask, recipe=chosen, fabric=fabric, output=output, train=train,
-            images=images, val=val, init=init, workers=workers, backbone=backbone, head=head,
-            bottleneck_channels=bottleneck_channels,
+            images=images, val=val, init=init,
+            mixture=choose_mixture(share, keep_source, keep_photos), workers=workers,
+            backbone=backbone, head=head, bottleneck_channels=bottleneck_channels,
         )  # fmt: skip
 
 
@@ -120,6 +128,9 @@ def sharpmask(
             "paper-sharpmask (from single windows); docs/train.md."
         ),
     ] = "sharpmask",
+    share: Share = None,
+    keep_source: KeepSource = None,
+    keep_photos: KeepPhotos = 0,
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -132,7 +143,8 @@ def sharpmask(
         fabric = choose_devices(device, devices, precision)
         run_training(
             train_sharpmask, recipe=chosen, fabric=fabric, output=output, train=train,
-            images=images, val=val, deepmask=deepmask, workers=workers,
+            images=images, val=val, deepmask=deepmask,
+            mixture=choose_mixture(share, keep_source, keep_photos), workers=workers,
             mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
             upsampling=upsampling,
         )  # fmt: skip

@@ -5,7 +5,7 @@ the level whose windows fit it: small and large ones from one pass. Objects cut 
 are pasted in (Ghiasi et al. 2021). Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -150,7 +150,6 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
     a level whose masks are learned.
 
     Attributes:
-        shares: Fixed shares of some sources (see ``SourceSampler``).
         readings: Octaves at which photos will be read: scenes are cut and objects pasted near
             these scales, as a ``Proposer`` reads. If None, at all scales that are usual.
 
@@ -158,7 +157,6 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
         ValueError: There is no object to learn from, or ``scene_size`` does not fit.
     """
 
-    shares: Mapping[str, float] | None = None
     readings: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -167,7 +165,7 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
                 f"scene_size: expected a multiple of {self.geometry.strides[-1]}, got "
                 f"{self.scene_size}"
             )
-        self.sampler = SourceSampler(self.dataset, self.shares or {})
+        self.sampler = SourceSampler(self.dataset, self.shares)
 
     def __getitem__(self, index: tuple[int, int]) -> Sample:
         """Scene (epoch, index)."""
