@@ -194,7 +194,8 @@ def train_stage(
     def loss(network: nn.Module, batch: PatchBatch | SceneBatch) -> dict[str, Tensor]:
         weight = recipe.score_weight
         if isinstance(batch, SceneBatch):
-            masks, scores = network(batch.images, batch.cells)
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            masks, scores = network(images, batch.cells)
             mask, score = scene_loss(masks, scores, batch, score_weight=weight)
         else:
             masks, scores = network(batch.windows)
