@@ -11,8 +11,8 @@ from sharpmask.cli.train_options import (
     Device,
     Devices,
     Images,
-    KeepPhotos,
-    KeepSource,
+    KeepBack,
+    KeepBackSource,
     Output,
     Precision,
     Set,
@@ -53,10 +53,16 @@ def deepmask(
     ] = "mobilenet_v2",
     head: Annotated[
         str,
-        typer.Option(help="Last layers: c, the leanest; a, b or original (docs/deviations.md)."),
+        typer.Option(
+            help="Last layers: c, the leanest; a, b or original, larger and slower, to repeat the "
+            "papers' comparison."
+        ),
     ] = "c",
     bottleneck_channels: Annotated[
-        int, typer.Option(min=1, help="Channels between the trunk and the last layers.")
+        int,
+        typer.Option(
+            min=1, help="Channels between the trunk and the last layers; fewer are faster."
+        ),
     ] = 128,
     init: Annotated[
         str | None,
@@ -73,8 +79,8 @@ def deepmask(
         ),
     ] = "deepmask",
     share: Share = None,
-    keep_source: KeepSource = None,
-    keep_photos: KeepPhotos = 0,
+    keep_back_source: KeepBackSource = None,
+    keep_back: KeepBack = 0,
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -88,7 +94,7 @@ def deepmask(
         run_training(
             train_deepmask, recipe=chosen, fabric=fabric, output=output, train=train,
             images=images, val=val, init=init,
-            mixture=choose_mixture(share, keep_source, keep_photos), workers=workers,
+            mixture=choose_mixture(share, keep_back_source, keep_back), workers=workers,
             backbone=backbone, head=head, bottleneck_channels=bottleneck_channels,
         )  # fmt: skip
 
@@ -106,10 +112,17 @@ def sharpmask(
     ],
     val: Val = None,
     mask_channels: Annotated[
-        int, typer.Option(min=1, help="Channels of the mask encoding (k in the paper).")
+        int,
+        typer.Option(
+            min=1,
+            help="Channels of the mask while it is refined (k in the paper); fewer are faster.",
+        ),
     ] = 32,
     skip_channels: Annotated[
-        int, typer.Option(min=1, help="Channels of the features that refine the mask.")
+        int,
+        typer.Option(
+            min=1, help="Channels of the photo's features that refine it; fewer are faster."
+        ),
     ] = 32,
     schedule: Annotated[
         str,
@@ -129,8 +142,8 @@ def sharpmask(
         ),
     ] = "sharpmask",
     share: Share = None,
-    keep_source: KeepSource = None,
-    keep_photos: KeepPhotos = 0,
+    keep_back_source: KeepBackSource = None,
+    keep_back: KeepBack = 0,
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -144,7 +157,7 @@ def sharpmask(
         run_training(
             train_sharpmask, recipe=chosen, fabric=fabric, output=output, train=train,
             images=images, val=val, deepmask=deepmask,
-            mixture=choose_mixture(share, keep_source, keep_photos), workers=workers,
+            mixture=choose_mixture(share, keep_back_source, keep_back), workers=workers,
             mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
             upsampling=upsampling,
         )  # fmt: skip

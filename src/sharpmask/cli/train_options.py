@@ -38,20 +38,21 @@ Set = Annotated[
 Share = Annotated[
     list[str] | None,
     typer.Option(
-        help="SOURCE=SHARE: share of the learning (0 to 1) that photos of this source get. A "
-        "photo's source is the 'source' of its image entry. May be given several times."
+        help="SOURCE=SHARE: share of the learning (0 to 1) that photos of this source get; the "
+        "others share the rest. A photo's source is the 'source' of its image entry. May be given "
+        "several times."
     ),
 ]
-KeepSource = Annotated[
+KeepBackSource = Annotated[
     list[str] | None,
-    typer.Option(help="Leave out the photos of this source; may be given several times."),
+    typer.Option(help="Learn nothing from the photos of this source; may be given several times."),
 ]
-KeepPhotos = Annotated[
+KeepBack = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Number of photos of the other sources to leave out too, for measuring later; "
-        f"{KEPT_BACK} names them.",
+        help="Learn nothing from so many photos of the other sources, drawn at random, to measure "
+        f"on them later. {KEPT_BACK} in --output names all that are kept back.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda (an NVIDIA GPU).")]
@@ -59,8 +60,8 @@ Devices = Annotated[int, typer.Option(min=1, help="Number of GPUs (or processes 
 Precision = Annotated[
     str,
     typer.Option(
-        help="Numbers to compute with: 32-true; bf16-mixed, faster where the processor has "
-        "bfloat16; 16-mixed, for GPUs."
+        help="Numbers to compute with: 32-true (32 bits); bf16-mixed (in part 16 bits), faster "
+        "where the processor has bfloat16; 16-mixed, for GPUs."
     ),
 ]
 Workers = Annotated[
@@ -95,10 +96,10 @@ def parse_shares(texts: list[str]) -> dict[str, float]:
 
 
 def choose_mixture(
-    share: list[str] | None, keep_source: list[str] | None, keep_photos: int
+    share: list[str] | None, keep_back_source: list[str] | None, keep_back: int
 ) -> Mixture:
     """Which photos to learn from, as the options say."""
-    return Mixture(parse_shares(share or []), keep_source or (), keep_photos)
+    return Mixture(parse_shares(share or []), keep_back_source or (), keep_back)
 
 
 def choose_devices(device: str, devices: int, precision: str) -> Fabric:

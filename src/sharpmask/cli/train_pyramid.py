@@ -9,8 +9,8 @@ from sharpmask.cli.train_options import (
     Device,
     Devices,
     Images,
-    KeepPhotos,
-    KeepSource,
+    KeepBack,
+    KeepBackSource,
     Output,
     Precision,
     Set,
@@ -38,8 +38,8 @@ def pyramid(
         ),
     ] = None,
     share: Share = None,
-    keep_source: KeepSource = None,
-    keep_photos: KeepPhotos = 0,
+    keep_back_source: KeepBackSource = None,
+    keep_back: KeepBack = 0,
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -52,5 +52,5 @@ def pyramid(
         fabric = choose_devices(device, devices, precision)
         run_training(
             train_pyramid, recipe=chosen, fabric=fabric, output=output, train=train, images=images,
-            init=init, mixture=choose_mixture(share, keep_source, keep_photos), workers=workers,
+            init=init, mixture=choose_mixture(share, keep_back_source, keep_back), workers=workers,
         )  # fmt: skip

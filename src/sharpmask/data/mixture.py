@@ -17,20 +17,20 @@ class Mixture:
 
     Attributes:
         shares: Fixed shares of some sources of the scenes (see ``SourceSampler``).
-        keep_sources: Sources whose photos are never trained on.
-        keep_photos: Number of photos of other sources never trained on (see ``keep_back``).
+        sources_kept_back: Sources whose photos are never trained on.
+        photos_kept_back: Number of photos of other sources never trained on (see ``keep_back``).
     """
 
     shares: Mapping[str, float] = field(default_factory=dict)
-    keep_sources: Collection[str] = ()
-    keep_photos: int = 0
+    sources_kept_back: Collection[str] = ()
+    photos_kept_back: int = 0
 
     def origin(self) -> dict[str, Any]:
         """What tells a run with this mixture from others, by the option that gives it."""
         return {
             "share": dict(self.shares) or None,
-            "keep-source": sorted(self.keep_sources) or None,
-            "keep-photos": self.keep_photos or None,
+            "keep-back-source": sorted(self.sources_kept_back) or None,
+            "keep-back": self.photos_kept_back or None,
         }
 
 

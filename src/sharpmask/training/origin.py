@@ -76,7 +76,7 @@ def train_on_files(
         }
         remember(output, origin, report=say, write=fabric.is_global_zero)
         rest, kept = keep_back(
-            data, sources=mixture.keep_sources, count=mixture.keep_photos, seed=seed
+            data, sources=mixture.sources_kept_back, count=mixture.photos_kept_back, seed=seed
         )
         known: dict[str, Any] = {"shares": dict(mixture.shares)} if mixture.shares else {}
         if kept.images:
