@@ -40,7 +40,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/zensical build --strict
+	$(BIN)/zensical build --clean --strict
 
 # Copies stored results and help texts into README and the pages.
 tables: .venv/dev.stamp
