@@ -29,14 +29,16 @@ NOT_RUN = {
     "batch": "starts Ray; tests/integrations/test_cluster_recipes.py",
     "convert": "needs FAIR's files; tests/torch7",
     "detect": "needs a trained detector; tests/detection",
+    "export": "takes a minute; tests/engines/test_engines.py",
+    "compress": "needs a model with long vectors; tests/compress/test_vectors.py",
 }
 """Commands whose examples are parsed only, and why."""
-PYTHON_NOT_RUN = {
+PAGES_NOT_RUN = {
     "docs/detection.md": "needs a trained detector; tests/detection",
-    "docs/batch.md": "needs clusters; tests/integrations/test_cluster_recipes.py",
+    "docs/batch.md": "needs Ray; tests/integrations/test_cluster_recipes.py runs it",
     "CONTRIBUTING.md": "runs below, without a process of its own",
 }
-"""Pages whose Python is looked at only, and why."""
+"""Pages that are read only, and why."""
 HOLDS = {
     "README.md": "len(proposals) == 100 and best.mask.shape == (400, 600) and 0 < len(good) < 100",
     "docs/tutorial.md": "cup.mask[150, 240] and spoon.area > 2000 and content['annotations']",
@@ -61,6 +63,13 @@ def test_links_lead_somewhere():
     for name, page in PAGES.items():
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{name}: {target}"
+
+
+def test_reasons_not_to_run_name_tests_that_exist():
+    marked = [block.not_run for page in PAGES.values() for block in blocks(page)]
+    for reason in (*NOT_RUN.values(), *PAGES_NOT_RUN.values(), *marked):
+        for path in re.findall(r"tests/[\w/]+(?:\.py)?", reason):
+            assert (ROOT / path).exists(), reason
 
 
 def test_readme_is_short():
@@ -174,13 +183,14 @@ def test_examples_of_contributing_work(tmp_path, monkeypatch):
 RUNS_PYTHON = [
     name
     for name, page in PAGES.items()
-    if name not in PYTHON_NOT_RUN
+    if name not in PAGES_NOT_RUN
     and any(block.language == "python" and not block.not_run for block in blocks(page))
 ]
 RUNS_COMMANDS = [
     name
     for name, page in PAGES.items()
-    if any(
+    if name not in PAGES_NOT_RUN
+    and any(
         words[0] == "sharpmask" and words[1] not in NOT_RUN and not block.not_run
         for block in blocks(page)
         for words in commands(block)

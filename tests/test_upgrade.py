@@ -46,9 +46,7 @@ def test_run_of_0_1_0_goes_on_to_the_same_end(coco_folder, tmp_path, answers):
     shutil.copy(OLD / "checkpoint.safetensors", tmp_path)
     geometry = PatchGeometry(patch_size=32, context=16, object_size=18, coarse_size=14)
     backbone = ResNet(BasicBlock, (1, 1, 1), width=4)
-    model = DeepMask(
-        backbone, geometry=geometry, bottleneck_channels=4, vector=4, score_channels=8
-    )
+    model = DeepMask(backbone, geometry=geometry, bottleneck_channels=4, vector=4, score_channels=8)
     recipe = dataclasses.replace(
         recipes.patches_deepmask(), steps=4, batch_size=6, warmup_steps=2, epoch_steps=2,
         validate_every=2, score_weight=1.0,
