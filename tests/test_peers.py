@@ -105,8 +105,8 @@ def test_a_network_without_prototypes_is_refused(tmp_path, halves):
         OnnxSegmentation(path, 10)
 
 
+@pytest.mark.slow  # imports scikit-image
 def test_felzenszwalb_finds_the_discs_of_a_plain_photo():
-    pytest.importorskip("skimage")
     truth = np.zeros((2, 96, 128), bool)
     y, x = np.ogrid[:96, :128]
     truth[0] = (y - 30) ** 2 + (x - 30) ** 2 < 20**2
