@@ -12,10 +12,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import sharpmask  # noqa: E402
 from serve.browser import Visit, chromium  # noqa: E402
 from serve.conftest import running  # noqa: E402
-
-import sharpmask  # noqa: E402
 from sharpmask.serve.app import create_app  # noqa: E402
 from sharpmask.serve.settings import Settings  # noqa: E402
 
