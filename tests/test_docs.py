@@ -214,8 +214,8 @@ def desk(tmp_path):
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(coffee.read_bytes())
     photo = Image.open(coffee)
-    photo.save(tmp_path / "photo.png")
-    photo.resize((1200, 800)).save(tmp_path / "aerial.png")
+    photo.resize((150, 100)).save(tmp_path / "photo.png")
+    photo.resize((660, 440)).save(tmp_path / "aerial.png")  # two parts
     for name in ("val", "train", "labels"):
         annotations = write_coco(tmp_path, name=f"{name}.json", photos=2, seed=4)
         text = annotations.read_text().replace('"complete": false', '"complete": true')
@@ -223,15 +223,11 @@ def desk(tmp_path):
     for name in ("photos", "new"):
         (tmp_path / name).symlink_to("images")
     weights = ROOT / "src" / "sharpmask" / "weights"
-    for run, model in {
-        "mine": "sharpmask-pyramid-nano",
-        "cells": "sharpmask-pyramid-nano",
-        "sharpmask": "sharpmask-mobilenetv2",
-    }.items():
-        (tmp_path / "runs" / run).mkdir(parents=True)
-        (tmp_path / "runs" / run / "model.safetensors").symlink_to(weights / f"{model}.safetensors")
-    fair = weights / "sharpmask-mobilenetv2.safetensors"
-    (tmp_path / "sharpmask-fair.safetensors").symlink_to(fair)
+    papers = weights / "sharpmask-mobilenetv2.safetensors"
+    (tmp_path / "runs" / "sharpmask").mkdir(parents=True)
+    (tmp_path / "runs" / "sharpmask" / "model.safetensors").symlink_to(papers)
+    (tmp_path / "runs" / "cells").symlink_to(weights / "sharpmask-pyramid-nano")
+    (tmp_path / "sharpmask-fair.safetensors").symlink_to(papers)
     return tmp_path
 
 
