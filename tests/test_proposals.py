@@ -42,7 +42,7 @@ def at_pixels(full_masks):
     count, side, _ = full_masks.shape
     return Proposals(
         image=np.zeros((side, side, 3), np.uint8),
-        scores=np.linspace(1, 0.5, count, dtype=np.float32),
+        scores=np.linspace(1, 0, count, dtype=np.float32),
         windows=np.tile([0.0, 0, side, side], (count, 1)),
         patch_masks=255 * full_masks.astype(np.uint8),
         mask_threshold=0.5,
@@ -355,7 +355,7 @@ def test_a_plot_leaves_repeats_out():
     masks = np.zeros((3, 40, 40), bool)
     masks[:2, 5:20, 5:20] = True
     masks[2, 25:35, 25:35] = True
-    proposals = at_pixels(masks)
+    proposals = replace(at_pixels(masks), scores=np.array([0.9, 0.8, 0.7], np.float32))
     # The second repeats the first: two pictures are the first and the third.
     np.testing.assert_array_equal(proposals.plot(2), proposals[np.array([0, 2])].plot(2))
     assert (proposals.plot(2) != proposals.plot(1)).any()
