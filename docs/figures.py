@@ -169,6 +169,27 @@ def ranking() -> str:
     return table([*header, "mask AR@10", "@100", "@1000", "S"], rows)
 
 
+def prompts() -> str:
+    """What boxes and clicks are answered with, and in which time."""
+    content = result("prompts")
+    sizes = content["objects"]
+    names = {"box": "true box", "click": "one click", "click, best of 3": "click, best of 3"}
+    header = ["mask IoU", *(f"{size} ({count})" for size, count in sizes.items()), "processor time"]
+    times = content["median_cpu_ms"]
+    rows = [
+        [
+            name,
+            *(f"{content['mask_iou'][key][size]:.3f}" for size in sizes),
+            f"{times[key.split(',')[0]]:.0f} ms",
+        ]
+        for key, name in names.items()
+    ]
+    return (
+        f"{content['photos']} photos of {content['annotations']}, {content['engine']}, one core; "
+        f"reading a photo takes {times['reading']:.0f} ms:\n\n" + table(header, rows)
+    )
+
+
 def photo_times() -> str:
     """Time of a photo for each model and engine, beside a matrix product of the same run."""
     content = result("photo_time")
