@@ -8,11 +8,12 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not i
 from reference.bright_pyramid import BrightPyramid  # noqa: E402
 from sharpmask.inference.proposer import Proposer  # noqa: E402
 from sharpmask.serve.app import create_app  # noqa: E402
+from sharpmask.serve.remembered import Photos  # noqa: E402
 from sharpmask.serve.settings import Settings  # noqa: E402
 
 schema = schemathesis.openapi.from_asgi(
     "/openapi.json",
-    create_app(Proposer(BrightPyramid(), num_proposals=3), Settings(hosts=("*",))),
+    create_app(Photos(Proposer(BrightPyramid(), num_proposals=3)), Settings(hosts=("*",))),
 )
 
 pytestmark = pytest.mark.slow  # a hundred requests

@@ -16,6 +16,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.masks import decode
 from sharpmask.polygons import polygons
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 
 PHOTO = png(make_photo())
@@ -41,7 +42,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(proposer):
-    with running(create_app(proposer, Settings())) as address:
+    with running(create_app(Photos(proposer), Settings())) as address:
         yield address
 
 
@@ -209,7 +210,7 @@ def test_a_broken_file_costs_itself_alone_and_photos_wait_in_a_strip(visit):
 
 @pytest.mark.real  # a browser
 def test_a_token_in_the_address_opens_the_page_and_leaves_it(browser, proposer):
-    with running(create_app(proposer, Settings(token="a secret"))) as address:
+    with running(create_app(Photos(proposer), Settings(token="a secret"))) as address:
         visit = Visit(browser, f"{address}/#token=a%20secret")
         visit.open(("a.png", PHOTO))
         assert "secret" not in visit.page.url
@@ -221,7 +222,9 @@ def test_twelve_megapixels_are_taken(browser):
     truth = (900, 1200, 1400)
     photo = np.zeros((3000, 4000, 3), np.uint8)
     photo[900:2300, 1200:2600] = 250
-    with running(create_app(Proposer(BrightPyramid(), num_proposals=10), Settings())) as address:
+    with running(
+        create_app(Photos(Proposer(BrightPyramid(), num_proposals=10)), Settings())
+    ) as address:
         visit = Visit(browser, address)
         visit.open(("large.png", png(photo)))
         visit.page.mouse.click(*visit.place(1900, 1600, (3000, 4000)))

@@ -19,10 +19,11 @@ import uvicorn
 from reference.bright_pyramid import BrightPyramid
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Limits, Settings
 
 settings = Settings(threads=2, limits=Limits(queue=8, receive_s=5))
-app = create_app(Proposer(BrightPyramid(), num_proposals=10), settings)
+app = create_app(Photos(Proposer(BrightPyramid(), num_proposals=10)), settings)
 listening = socket.create_server(("127.0.0.1", 0))
 print(listening.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run([listening])
