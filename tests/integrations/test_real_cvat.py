@@ -1,4 +1,4 @@
-"""CVAT's own command, mapper, agent and mask codec, against a stand-in for its server on this machine."""
+"""CVAT's own command, agent, mapper and mask codec, against a stand-in for its server."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from serve.conftest import running
 from sharpmask.inference.proposer import Proposer
 
 pytest.importorskip("cvat_cli", reason="cvat-cli is not installed")
-from cvat_sdk.masks import decode_mask  # noqa: E402
+from cvat_sdk.masks import decode_mask
 
 pytestmark = pytest.mark.real  # another program
 
@@ -27,6 +28,7 @@ RNG = np.random.default_rng(0)
 SIZES = ((96, 128), (80, 64))
 PHOTOS = [RNG.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
 TASK, LABEL, FUNCTION = 7, 77, 3
+DATE = "2026-01-01T00:00:00Z"
 
 
 class Cvat:
@@ -66,7 +68,7 @@ class Cvat:
         return JSONResponse(
             {
                 "id": TASK, "name": "a", "size": len(PHOTOS), "data_chunk_size": 10,
-                "data_original_chunk_type": "imageset", "organization": None, "updated_date": "2026-01-01T00:00:00Z",
+                "data_original_chunk_type": "imageset", "organization": None, "updated_date": DATE,
                 "jobs": {"count": 1, "completed": 0, "validation": 0, "url": ""},
                 "labels": {"url": ""},
             }
@@ -82,8 +84,7 @@ class Cvat:
             {"name": f"{k}.png", "width": width, "height": height, "related_files": 0}
             for k, (height, width) in enumerate(SIZES)
         ]
-        date = "2026-01-01T00:00:00Z"
-        content = {"frames": frames, "deleted_frames": [], "chunks_updated_date": date}
+        content = {"frames": frames, "deleted_frames": [], "chunks_updated_date": DATE}
         return JSONResponse(content)
 
     async def data(self, request):
@@ -136,12 +137,12 @@ def proposer(weights):
 
 
 def run_command(cvat, weights, folder, *arguments):
-    module = ["--function-module", "sharpmask.integrations.cvat", "-p", f"weights=str:{weights}"]
-    options = ["-p", "engine=str:torch", "-p", "mask_threshold=float:0.2"]
+    options = [f"weights=str:{weights}", "engine=str:torch", "mask_threshold=float:0.2"]
     with running(cvat.app) as address:
+        command = [sys.executable, "-m", "cvat_cli", "--server-host", address, *arguments]
+        command += ["--function-module", "sharpmask.integrations.cvat"]
         ran = subprocess.run(
-            [sys.executable, "-m", "cvat_cli", "--server-host", address, *arguments, *module]
-            + options,
+            [*command, *(part for option in options for part in ("-p", option))],
             capture_output=True, text=True, check=False, timeout=300,
             env=os.environ | {"CVAT_ACCESS_TOKEN": "t", "XDG_CACHE_HOME": str(folder)},
         )  # fmt: skip
@@ -192,7 +193,7 @@ def test_an_agent_answers_points_and_boxes_with_pythons_masks(weights, proposer,
     log = run_command(cvat, weights, tmp_path, *agent)
     assert len(cvat.answers) == len(prompts), log
     for number, (points, without, corners) in enumerate(prompts):
-        expected = read.best(points, without, sum(corners, []) or None)
+        expected = read.best(points, without, [*chain(*corners)] or None)
         shapes = cvat.answers[number].get("shapes")
         assert shapes is not None, json.dumps(cvat.answers[number]) + log
         assert len(shapes) == len(expected)
