@@ -190,6 +190,21 @@ def prompts() -> str:
     )
 
 
+def serve_load() -> str:
+    """What health of the server takes under load, beside a server with nothing to do."""
+    content = result("serve_load")
+    rows = [
+        [name, f"{each['median']:.0f} ms", f"{each['p99']:.0f} ms", f"{each['worst']:.0f} ms"]
+        for name, each in content["health_ms"].items()
+    ]
+    memory = content["memory_mb"]
+    return (
+        table(["`GET /health` of a server that is", "median", "99 of 100", "worst"], rows)
+        + f"\n\n{content['config']}: {content['answers']} answers. Memory, from a third of the way "
+        f"on: {memory['first']:.0f} MB, at most {memory['most']:.0f} MB."
+    )
+
+
 def photo_times() -> str:
     """Time of a photo for each model and engine, beside a matrix product of the same run."""
     content = result("photo_time")
