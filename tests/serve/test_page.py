@@ -187,7 +187,8 @@ def test_a_photo_is_taken_that_is_pasted(visit, address, proposer):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
     page.evaluate(
         """async (data) => {
-            const blob = await (await fetch(`data:image/png;base64,${data}`)).blob();
+            const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+            const blob = new Blob([bytes], { type: "image/png" });
             await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
         }""",
         base64.b64encode(PHOTO).decode(),

@@ -102,20 +102,25 @@ def test_the_browser_finds_the_masks_that_python_finds_and_needs_no_network(site
         page.locator("#score").fill("1")
         for _ in range(21):
             page.keyboard.press("Control+z")
-        for point in ((365, 285), (230, 270), (300, 200), (120, 60)):
+        asked = [expected[-1].alone]
+        for point in ((365, 285), (230, 270), (60, 340), (300, 60), (560, 360), (540, 60)):
             x, y = map(round, visit.place(*point, SIZE))
-            python = photo.at(
+            place = (
                 (x - canvas["x"]) / canvas["width"] * SIZE[1],
                 (y - canvas["y"]) / canvas["height"] * SIZE[0],
             )
-            assert len(python), point
+            python = photo.at(*place)[:1]
+            if not len(python) or any(len(each.at(*place)) for each in asked):
+                continue  # what was asked for stays on the page and would be clicked
             page.mouse.click(x, y)
             visit.kept(1)
             (mine,) = json.loads(visit.download("coco"))["annotations"]
-            assert rle_iou([mine["segmentation"]], python[:1].rles())[0, 0] >= 0.99, point
+            assert rle_iou([mine["segmentation"]], python.rles())[0, 0] >= 0.99, point
             assert mine["score"] == pytest.approx(python[0].score, abs=0.01)
             page.keyboard.press("Control+z")
             visit.kept(0)
+            asked.append(python)
+        assert len(asked) >= 4
         assert visit.complaints == []
         assert all(each.startswith((address, "blob:")) for each in visit.addresses)
         page.close()
