@@ -248,6 +248,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(coco_folder, tmp_path):
         torch.testing.assert_close(resumed.state_dict()[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_it_learns(coco_folder, tmp_path):
     _, figures = train_small(coco_folder, tmp_path, steps=300)
     assert figures == {}
