@@ -120,10 +120,10 @@ def test_decoding_what_does_not_fit_is_refused(counts):
         decode({"size": [10, 11], "counts": counts})
 
 
-@given(st.lists(masks(size=(4, 6)), max_size=4))
+@given(st.lists(masks(size=(3, 4)), max_size=4))
 def test_a_pixel_is_held_by_the_masks_that_show_it(some):
-    rles = [encode(mask, (4, 6)) for mask in some]
-    for row, column in np.ndindex(4, 6):
+    rles = [encode(mask, (3, 4)) for mask in some]
+    for row, column in np.ndindex(3, 4):
         expected = [bool(mask[row, column]) for mask in some]
         assert hold(rles, row, column).tolist() == expected
 
