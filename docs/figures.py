@@ -201,7 +201,8 @@ def serve_load() -> str:
     return (
         table(["`GET /health` of a server that is", "median", "99 of 100", "worst"], rows)
         + f"\n\n{content['config']}: {content['answers']} answers.\n"
-        f"Memory, from a third of the way on: {memory['first']:.0f} MB, at most {memory['most']:.0f} MB."
+        f"Memory, from a third of the way on: {memory['first']:.0f} MB, "
+        f"at most {memory['most']:.0f} MB."
     )
 
 
