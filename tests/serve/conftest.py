@@ -11,6 +11,7 @@ from PIL import Image
 from reference.bright_pyramid import BrightPyramid
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 
 SQUARES = ((30, 40, 60), (110, 150, 90))
@@ -60,4 +61,4 @@ def proposer():
 
 @pytest.fixture
 def app(proposer):
-    return create_app(proposer, Settings())
+    return create_app(Photos(proposer), Settings())

@@ -9,6 +9,7 @@ from hypothesis.errors import Unsatisfiable
 from reference.bright_pyramid import BrightPyramid
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 
 
@@ -16,7 +17,7 @@ from sharpmask.serve.settings import Settings
 def test_answers_are_as_described():
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     checks = schemathesis.checks
-    app = create_app(Proposer(BrightPyramid(), num_proposals=3), Settings(hosts=("*",)))
+    app = create_app(Photos(Proposer(BrightPyramid(), num_proposals=3)), Settings(hosts=("*",)))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     asked = set()
 

@@ -9,11 +9,12 @@ import typer
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, err, out
 from sharpmask.cli.model_options import Device, EngineChoice, NumProposals, Scales, Weights
-from sharpmask.engines.load import load_engine
+from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.extras import extras_for
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.selection import Selection
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import LOOPBACK, Limits, Settings
 
 TOOLS = "Label tools"
@@ -62,7 +63,7 @@ def serve(
         typer.Option(
             envvar="LABEL_STUDIO_API_KEY",
             show_envvar=True,
-            help="Label Studio's access token. Default: the one that it sends.",
+            help="Label Studio's access token. Default: the one that Label Studio sends.",
             rich_help_panel=TOOLS,
         ),
     ] = "",
@@ -98,12 +99,14 @@ def serve(
 ) -> None:
     """Serve a page in which people pick masks, and the interfaces of label tools.
 
-    Label Studio and X-AnyLabeling take the printed address as their backend.
+    Label Studio and X-AnyLabeling take the printed address as their backend. Needs
+    sharpmask[serve].
     """
     with clear_errors():
         with extras_for("serve"):
             import uvicorn  # noqa: F401
 
+            from sharpmask.serve.apart import PhotosApart
             from sharpmask.serve.app import create_app
         if host not in LOOPBACK and not token:
             raise ValueError(
@@ -126,16 +129,35 @@ def serve(
         # Bound before the model is loaded: a port that is taken is told at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
-        proposer = Proposer(
-            load_engine(weights, engine, device, streams=threads),
-            num_proposals=num_proposals,
-            scales=scales,
+        photos = PhotosApart(
+            open_photos, weights, engine, device, threads, num_proposals, scales, settings.limits
         )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/"
         out.print(f"{address}{f'#token={token}' if token else ''}", markup=False)
         err.print("sharpmask: Ctrl-C ends it", markup=False)
-        answer(create_app(proposer, settings), listening)
+        try:
+            answer(create_app(photos, settings), listening)
+        finally:
+            photos.close()
+
+
+def open_photos(
+    weights: str,
+    engine: EngineName,
+    device: str,
+    threads: int,
+    num_proposals: int,
+    scales: str,
+    limits: Limits,
+) -> Photos:
+    """What the process of the photos holds."""
+    proposer = Proposer(
+        load_engine(weights, engine, device, streams=threads),
+        num_proposals=num_proposals,
+        scales=scales,
+    )
+    return Photos(proposer, limits)
 
 
 def answer(app: "Starlette", listening: socket.socket) -> None:

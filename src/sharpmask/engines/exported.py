@@ -13,8 +13,8 @@ from sharpmask.engines.compile_cache import compiled_by
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
 from sharpmask.extras import MissingExtraError, extras_for
-from sharpmask.geometry import geometry_of
 from sharpmask.models.sources import WeightsError
+from sharpmask.pyramid_geometry import geometry_of
 from sharpmask.shapes import Float, Int, UInt8
 
 Runtime = Literal["openvino", "onnx"]

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpmask.geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
 from sharpmask.models.layers import Normalize, Padding, flatten, maps_of, read_places
 from sharpmask.models.quads import double_and_mix, mix_each, quads_of, samples_of
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
+from sharpmask.pyramid_geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
 from sharpmask.shapes import Float, Int
 
 NUM_LEVELS = 4

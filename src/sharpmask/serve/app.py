@@ -20,13 +20,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from sharpmask.inference.proposer import Proposer
 from sharpmask.selection import Selection
+from sharpmask.serve.answers import all_objects, at_prompt
+from sharpmask.serve.apart import PhotosApart
 from sharpmask.serve.desk import Desk
 from sharpmask.serve.guards import Guarded, LimitedBodies
 from sharpmask.serve.label_studio import LabelStudio
 from sharpmask.serve.openapi import description
-from sharpmask.serve.questions import coco_of, read_given
+from sharpmask.serve.questions import read_given
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 from sharpmask.serve.x_anylabeling import XAnyLabeling
 
@@ -39,16 +41,16 @@ POLICY = (
 log = logging.getLogger("sharpmask.serve")
 
 
-def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlette:
+def create_app(photos: Photos | PhotosApart, settings: Settings | None = None) -> Starlette:
     """The server as an ASGI application, for uvicorn or any other.
 
     Args:
-        proposer: Reads the photos.
+        photos: What is asked, here or in a process of its own.
         settings: See ``Settings``.
     """
     settings = settings or Settings()
     limits = settings.limits
-    desk = Desk(proposer, limits, settings.threads)
+    desk = Desk(photos, limits, settings.threads)
     label_studio = LabelStudio(desk, settings)
     x_anylabeling = XAnyLabeling(desk, settings)
 
@@ -74,8 +76,7 @@ def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlett
                 data = given.photo()
                 if data is None:
                     raise ValueError("image: is missing; give a file or a data URI")
-                photo_id, photo = desk.read(data, given.name)
-                return coco_of(select(photo.propose()), photo_id, given.name)
+                return photos.run(all_objects, data, given.name, select)
 
             return Response(await desk.work(answer), media_type="application/json")
 
@@ -91,18 +92,9 @@ def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlett
                 data, photo_id = given.photo(), given.text("photo")
                 if (data is None) == (photo_id is None):
                     raise ValueError("give either image, or photo: the id in an earlier answer")
-                if data is not None:
-                    photo_id, photo = desk.read(data, given.name)
-                else:
-                    assert photo_id is not None
-                    known = desk.recall(photo_id)
-                    if known is None:
-                        return None
-                    photo = known
-                found = (
-                    photo.at(point[0], point[1], count) if point else photo.in_box(box or ()).alone
-                )
-                return coco_of(found, photo_id, given.name)
+                photo = photo_id if data is None else data
+                assert photo is not None
+                return photos.run(at_prompt, photo, given.name, count, point, box)
 
             content = await desk.work(answer)
             if content is None:
