@@ -39,6 +39,18 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class RegionEngine(Engine, Protocol):
+    """An engine whose features also tell what regions show, for a detector."""
+
+    def region_maps(self, features: Any) -> tuple[Float[np.ndarray, "c rows columns"], ...]:
+        """The trunk's levels, fine to coarse, at the strides of the geometry's first ones.
+
+        None of a model without a feature pyramid, or exported by an earlier version.
+        """
+        ...
+
+
 def answer_once(engine: Engine) -> None:
     """Let an engine read and decode its smallest image, for whatever its first answer sets up."""
     side = engine.geometry.smallest_size

@@ -33,19 +33,22 @@ class PyramidFeatures:
         vectors: (B, V, rows, columns) of each level: what stands for the window of each cell.
         steps: (B, places, C) for each step of the refinement: what windows read at it. The places
             of all levels in order, row by row; then one of zeros for all that lies outside.
+        levels: (B, C, rows, columns) of the trunk's levels, which tell kinds of objects apart; no
+            mask is made of them.
     """
 
     vectors: tuple[Tensor, ...]
     steps: tuple[Tensor, ...]
+    levels: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, maps: Sequence[Tensor]) -> "PyramidFeatures":
-        """Features from all their maps in order."""
+        """Features for masks from all their maps in order."""
         return cls(tuple(maps[:NUM_LEVELS]), tuple(maps[NUM_LEVELS:]))
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
-        """All of them in order."""
+        """All that masks are made of, in order."""
         return (*self.vectors, *self.steps)
 
 
@@ -280,7 +283,7 @@ class SharpMaskPyramid(SavedNet):
                 if self.is_doubled(level, step):
                     maps[level] = double(maps[level])
             steps.append(flatten(maps))
-        return PyramidFeatures(self.head(levels), tuple(steps))
+        return PyramidFeatures(self.head(levels), tuple(steps), features.levels)
 
     def is_doubled(self, level: int, step: int) -> bool:
         """Whether a level's samples at a step are finer than the finest map."""
