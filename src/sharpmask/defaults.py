@@ -4,6 +4,8 @@ VERSION = "0.1.0"
 """Of this package. Said here, as to read it from the installation takes longer at each start."""
 MODEL = "sharpmask-pyramid-nano"
 """Name of the model that runs if none is named."""
+DETECTOR = "detector-coco-nano"
+"""Name of the detector that gives names if none is named."""
 NUM_PROPOSALS = 100
 """Maximum number of proposals per photo; ``evaluate`` asks for 1000, as Average Recall does."""
 SUPPRESSION = 0.7

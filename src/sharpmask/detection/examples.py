@@ -101,7 +101,7 @@ def collect(
             matches.overlaps,
             encode_boxes(boxes, matches.targets),
             own,
-            matches.unsure | (not image.complete),
+            matches.unsure,
         )
 
     used = [photo for photo in photos if len(photo[1]) or photo[0].instances]

@@ -12,26 +12,15 @@ BINS = 3
 """Parts along each side of a region: they tell a whole object from a part of one."""
 
 
-def describe(
-    photo: ReadPhoto, boxes: Float[np.ndarray, "n 4"]
-) -> Float[np.ndarray, "n c"]:
-    """Vectors of regions (xyxy) of a photo that was read.
-
-    Raises:
-        ValueError: What read it has no feature pyramid.
-    """
+def describe(photo: ReadPhoto, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n c"]:
+    """Vectors of regions (xyxy) of a photo that was read by an engine with region maps."""
     engine, geometry = photo.engine, photo.engine.geometry
-    if not isinstance(engine, RegionEngine) or not isinstance(geometry, PyramidGeometry):
-        raise ValueError("weights: a detector needs a proposer with a feature pyramid")
-    readings = photo.levels[:: geometry.num_levels]
+    assert isinstance(engine, RegionEngine)
+    assert isinstance(geometry, PyramidGeometry)
+    height, width = photo.image.shape[:2]
     vectors = []
-    for reading in readings:
+    for reading in photo.levels[:: geometry.num_levels]:
         maps = engine.region_maps(reading.features)
-        if not maps:
-            raise ValueError(
-                "weights: the proposer holds no maps for a detector; export it again"
-            )
-        height, width = photo.image.shape[:2]
         factor = np.tile(np.array(reading.scaled_size[::-1]) / (width, height), 2)
         for level, stride in zip(maps, geometry.strides, strict=False):
             cut = roi_align(level, boxes * factor, BINS, stride, geometry.cell_offset)

@@ -47,5 +47,7 @@ def sampling(
     places = (start[:, None] + (end - start)[:, None] * steps).clip(0, length - 1)
     values = np.arange(length, dtype=start.dtype)
     weights = np.maximum(1 - np.abs(places[..., None] - values), 0)
-    bins: Float[np.ndarray, "n size length"] = weights.reshape(len(start), size, SAMPLES, -1).mean(2)
+    bins: Float[np.ndarray, "n size length"] = weights.reshape(len(start), size, SAMPLES, -1).mean(
+        2
+    )
     return bins

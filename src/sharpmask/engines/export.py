@@ -104,9 +104,7 @@ def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
     pairs = [
         *zip(expected, scores, strict=True),
         (reference.decode(expected_features, cells), engine.decode(features, cells)),
-        *zip(
-            reference.region_maps(expected_features), engine.region_maps(features), strict=True
-        ),
+        *zip(reference.region_maps(expected_features), engine.region_maps(features), strict=True),
     ]
     difference = max(np.abs(first - second).max() for first, second in pairs)
     if not difference < LOGIT_TOLERANCE:

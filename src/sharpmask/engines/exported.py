@@ -65,6 +65,7 @@ class ExportedEngine:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = geometry_of(description["geometry"])
             self.num_region_maps = int(description.get("region_maps", 0))
+            self.has_region_maps = self.num_region_maps > 0
             suffix = SUFFIXES[description["runtime"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder}: holds no exported model: {error}") from None

@@ -41,13 +41,17 @@ class Engine(Protocol):
 
 @runtime_checkable
 class RegionEngine(Engine, Protocol):
-    """An engine whose features also tell what regions show, for a detector."""
+    """An engine whose features may also tell what regions show, for a detector.
+
+    Attributes:
+        has_region_maps: Whether they do: not those of a model without a feature pyramid, or of one
+            that was exported by an earlier version.
+    """
+
+    has_region_maps: bool
 
     def region_maps(self, features: Any) -> tuple[Float[np.ndarray, "c rows columns"], ...]:
-        """The trunk's levels, fine to coarse, at the strides of the geometry's first ones.
-
-        None of a model without a feature pyramid, or exported by an earlier version.
-        """
+        """The trunk's levels, fine to coarse, at the strides of the geometry's first ones."""
         ...
 
 

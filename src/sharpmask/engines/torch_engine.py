@@ -30,7 +30,6 @@ class Features(NamedTuple):
     regions: Sequence[Tensor]
 
 
-
 class Encoder(nn.Module):
     """From an image to the scores of all cells and what masks are decoded from."""
 
@@ -87,6 +86,7 @@ class TorchEngine:
         own = copy.deepcopy(model).eval()
         own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.encoder, self.decoder = Encoder(own), Decoder(own)
+        self.has_region_maps = self.encoder.num_region_maps > 0
         with starting:
             # All that torch's binding sets up with Python's lock held: its way to numpy.
             to_numpy(torch.from_numpy(np.zeros(1, np.float32)))

@@ -218,8 +218,6 @@ def samples(
     """The patches or scenes that a recipe asks for, and what makes a batch of them."""
     if recipe.batches == "scenes":
         return SceneDataset(data, model.geometry, **recipe.scenes()), collate_scenes
-    if recipe.batches == "regions":
-        raise ValueError("batches: regions are what detectors learn from; use scenes")
     sampler = PatchSampler(
         data,
         model.geometry,
