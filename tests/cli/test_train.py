@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sharpmask.models.tails import TAILS
 from typer.testing import CliRunner
 
 import sharpmask
@@ -21,7 +22,6 @@ from sharpmask.cli.main import app
 from sharpmask.detection import training
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.pretrained import load, read_metadata, save
-from sharpmask.models.tails import TAILS
 from sharpmask.training import origin, stages
 
 THIN = ["--bottleneck-channels", "8"]

@@ -9,10 +9,14 @@ import typer
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, err, out
 from sharpmask.cli.model_options import Device, EngineChoice, NumProposals, Scales, Weights
+from sharpmask.detection.detector import Detector
+from sharpmask.detection.files import load_head
+from sharpmask.detection.proposing import check_engine, proposer_source
 from sharpmask.engines.load import load_engine
 from sharpmask.extras import extras_for
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
+from sharpmask.models.sources import source_fingerprint
 from sharpmask.selection import Selection
 from sharpmask.serve.settings import LOOPBACK, Limits, Settings
 
@@ -38,6 +42,13 @@ def serve(
         ),
     ] = "",
     weights: Weights = defaults.MODEL,
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="Detector for /v1/detect, trained with the model of --weights: a name, folder, "
+            "file or repository. Default: the one that belongs to the default model."
+        ),
+    ] = "",
     num_proposals: NumProposals = defaults.NUM_PROPOSALS,
     scales: Scales = "default",
     engine: EngineChoice = "auto",
@@ -122,11 +133,29 @@ def serve(
             num_proposals=num_proposals,
             scales=scales,
         )
+        name = detector or (defaults.DETECTOR if weights == defaults.MODEL else "")
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/"
         out.print(f"{address}{f'#token={token}' if token else ''}", markup=False)
         err.print("sharpmask: Ctrl-C ends it", markup=False)
-        answer(create_app(proposer, settings), listening)
+        named = detector_for(proposer, name, weights) if name else None
+        answer(create_app(proposer, settings, detector=named), listening)
+
+
+def detector_for(proposer: Proposer, name: str, weights: str) -> Detector:
+    """A detector on the proposer that is there.
+
+    Raises:
+        ValueError: It was trained with another model.
+    """
+    head = load_head(name)
+    trained_with = proposer_source(head.metadata, name)
+    if source_fingerprint(trained_with) != source_fingerprint(weights):
+        raise ValueError(
+            f"--detector {name}: was trained with {trained_with}; serve that with --weights"
+        )
+    check_engine(proposer.engine, weights)
+    return Detector(head, proposer)
 
 
 def answer(app: "Starlette", listening: socket.socket) -> None:

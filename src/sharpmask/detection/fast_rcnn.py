@@ -116,13 +116,12 @@ def train_fast_rcnn(
             [rng.choice(foreground, objects), rng.choice(background, BATCH - objects)]
         )
         vectors = (examples.vectors[rows] - mean) / deviation
+        logits, moves = layers(torch.from_numpy(vectors))
         loss = detection_loss(
-            *layers(torch.from_numpy(vectors)),
-            torch.from_numpy(labels[rows]),
-            torch.from_numpy(deltas[rows]).float(),
+            logits, moves, torch.from_numpy(labels[rows]), torch.from_numpy(deltas[rows]).float()
         )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return RegionHead("fast-rcnn", tuple(categories), arrays_of(layers, mean, deviation))
@@ -140,12 +139,12 @@ def arrays_of(
     layers: Layers, mean: Float[np.ndarray, " c"], deviation: Float[np.ndarray, " c"]
 ) -> Mapping[str, Float[np.ndarray, "..."]]:
     """The layers as a ``RegionHead`` has them, for vectors and deltas as they are."""
-    named = {f"hidden{k}": layer for k, layer in enumerate(layers.hidden)}
-    named |= {"scores": layers.scores, "boxes": layers.boxes}
-    arrays = {}
-    for name, layer in named.items():
-        arrays[name] = layer.weight.detach().numpy().copy()
-        arrays[f"{name}_bias"] = layer.bias.detach().numpy().copy()
+    arrays = {
+        name.replace(".weight", "").replace(".bias", "_bias").replace("hidden.", "hidden"): (
+            value.numpy().copy()
+        )
+        for name, value in layers.state_dict().items()
+    }
     arrays["hidden0"] /= deviation
     arrays["hidden0_bias"] -= arrays["hidden0"] @ mean
     moves = np.tile(BOX_DEVIATIONS, len(arrays["boxes"]) // 4).astype(np.float32)

@@ -1,6 +1,6 @@
 """From vectors of regions to classes and boxes, in numpy: detecting needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,7 +58,7 @@ class RegionHead:
         for number in range(sum(name.startswith("hidden") for name in self.arrays) // 2):
             x = np.maximum(self._linear(f"hidden{number}", x), 0)
         logits = self._linear("scores", x)
-        deltas = self._linear("boxes", x).reshape(len(x), -1, 4)
+        deltas = self._linear("boxes", x).reshape(len(x), len(self.categories), 4)
         moved = decode_boxes(boxes[:, None], deltas, image_size)
         if self.kind == "rcnn":
             return 1 / (1 + np.exp(-logits)), moved

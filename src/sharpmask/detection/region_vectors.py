@@ -24,5 +24,5 @@ def describe(photo: ReadPhoto, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndar
         factor = np.tile(np.array(reading.scaled_size[::-1]) / (width, height), 2)
         for level, stride in zip(maps, geometry.strides, strict=False):
             cut = roi_align(level, boxes * factor, BINS, stride, geometry.cell_offset)
-            vectors.append(cut.reshape(len(boxes), -1))
+            vectors.append(cut.reshape(len(boxes), len(level) * BINS**2))
     return np.concatenate(vectors, axis=1)

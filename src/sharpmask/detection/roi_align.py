@@ -32,10 +32,11 @@ def roi_align(
     rows = sampling(places[:, 1], places[:, 3], size, height)
     columns = sampling(places[:, 0], places[:, 2], size, width)
     # Rows first: (n size, h) x (h, c w), then columns.
-    by_row = np.ascontiguousarray(features.transpose(1, 0, 2)).reshape(height, -1)
-    cut = (rows.reshape(-1, height) @ by_row).reshape(len(boxes), size * channels, width)
+    lines = np.ascontiguousarray(features.transpose(1, 0, 2)).reshape(height, -1)
+    cut = (rows.reshape(-1, height) @ lines).reshape(len(boxes), size * channels, width)
     pooled = cut @ columns.transpose(0, 2, 1)
-    return pooled.reshape(len(boxes), size, channels, size).transpose(0, 2, 1, 3)
+    by_row = pooled.reshape(len(boxes), size, channels, size)
+    return by_row.transpose(0, 2, 1, 3)  # type: ignore[no-any-return]
 
 
 def sampling(
@@ -47,7 +48,5 @@ def sampling(
     places = (start[:, None] + (end - start)[:, None] * steps).clip(0, length - 1)
     values = np.arange(length, dtype=start.dtype)
     weights = np.maximum(1 - np.abs(places[..., None] - values), 0)
-    bins: Float[np.ndarray, "n size length"] = weights.reshape(len(start), size, SAMPLES, -1).mean(
-        2
-    )
-    return bins
+    in_bins = weights.reshape(len(start), size, SAMPLES, length)
+    return in_bins.mean(2)  # type: ignore[no-any-return]

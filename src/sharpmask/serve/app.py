@@ -1,11 +1,11 @@
 """The server: what each address answers.
 
-``GET /`` is the page. ``/v1/propose`` and ``/v1/prompt`` give masks as COCO; ``/openapi.json``
-describes them. Label Studio and X-AnyLabeling find the addresses that they know.
+``GET /`` is the page. ``/v1/propose``, ``/v1/prompt`` and ``/v1/detect`` give masks as COCO;
+``/openapi.json`` describes them. Label Studio and X-AnyLabeling find the addresses that they know.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -20,7 +20,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from sharpmask.detection.detections import Detections
+from sharpmask.detection.detector import Detector
+from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.inference.proposer import Proposer
+from sharpmask.proposals import Proposals
 from sharpmask.selection import Selection
 from sharpmask.serve.desk import Desk
 from sharpmask.serve.guards import Guarded, LimitedBodies
@@ -39,12 +43,15 @@ POLICY = (
 log = logging.getLogger("sharpmask.serve")
 
 
-def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlette:
+def create_app(
+    proposer: Proposer, settings: Settings | None = None, *, detector: Detector | None = None
+) -> Starlette:
     """The server as an ASGI application, for uvicorn or any other.
 
     Args:
         proposer: Reads the photos.
         settings: See ``Settings``.
+        detector: Names objects, on the same proposer; without one ``/v1/detect`` is not there.
     """
     settings = settings or Settings()
     limits = settings.limits
@@ -59,15 +66,19 @@ def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlett
         return JSONResponse({"mode": "server", "token": bool(settings.token)})
 
     async def openapi(request: Request) -> Response:  # noqa: ARG001
-        return JSONResponse(description(limits, guarded=bool(settings.token)))
+        return JSONResponse(
+            description(limits, guarded=bool(settings.token), names=detector is not None)
+        )
 
-    async def propose(request: Request) -> Response:
+    async def of_photo(
+        request: Request, find: Callable[[ReadPhoto], Proposals | Detections], min_score: float
+    ) -> Response:
         with desk.place():
             given = await read_given(request, {"image", "count", "min_score", "no_overlap"})
 
             def answer() -> bytes:
                 select = Selection(
-                    min_score=given.number("min_score", 0, 0, 1),
+                    min_score=given.number("min_score", min_score, 0, 1),
                     top=given.integer("count", limits.max_count, 1, limits.max_count),
                     no_overlap=given.flag("no_overlap"),
                 )
@@ -75,9 +86,17 @@ def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlett
                 if data is None:
                     raise ValueError("image: is missing; give a file or a data URI")
                 photo_id, photo = desk.read(data, given.name)
-                return coco_of(select(photo.propose()), photo_id, given.name)
+                return coco_of(select(find(photo)), photo_id, given.name)
 
             return Response(await desk.work(answer), media_type="application/json")
+
+    async def propose(request: Request) -> Response:
+        return await of_photo(request, lambda photo: photo.propose(), 0)
+
+    async def detect(request: Request) -> Response:
+        if detector is None:
+            raise HTTPException(404, "the server has no detector; start it with --detector")
+        return await of_photo(request, detector.on, detector.min_score)
 
     async def prompt(request: Request) -> Response:
         with desk.place():
@@ -133,6 +152,7 @@ def create_app(proposer: Proposer, settings: Settings | None = None) -> Starlett
             Route("/config.json", config),
             Route("/openapi.json", openapi),
             Route("/v1/propose", propose, methods=["POST"]),
+            Route("/v1/detect", detect, methods=["POST"]),
             Route("/v1/prompt", prompt, methods=["POST"]),
             *label_studio.routes,
             *x_anylabeling.routes,

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from sharpmask.detection.detections import Category, Detections
 from sharpmask.proposals import Proposals
 from sharpmask.serve.desk import of_data_uri
 from sharpmask.writers.writer import LABEL
@@ -161,8 +162,11 @@ async def read_given(request: Request, known: set[str]) -> Given:
     return Given(fields, image, name)
 
 
-def coco_of(found: Proposals, photo_id: str, name: str) -> bytes:
+def coco_of(found: Proposals | Detections, photo_id: str, name: str) -> bytes:
     """Masks as a COCO data set of one photo, with the id by which the photo is remembered."""
+    categories: Sequence[Category] = (Category(1, LABEL),)
+    if isinstance(found, Detections):
+        categories = found.categories
     height, width = found.image_size
     records = found.to_coco(1)
     annotations = [
@@ -170,10 +174,13 @@ def coco_of(found: Proposals, photo_id: str, name: str) -> bytes:
         for number, (record, area) in enumerate(zip(records, found.areas, strict=True), start=1)
     ]
     content = {
-        "info": {"description": "Object proposals", "version": f"sharpmask {version('sharpmask')}"},
+        "info": {
+            "description": "Objects in a photo",
+            "version": f"sharpmask {version('sharpmask')}",
+        },
         "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
         "annotations": annotations,
-        "categories": [{"id": 1, "name": LABEL, "supercategory": ""}],
+        "categories": [{"id": c.id, "name": c.name, "supercategory": ""} for c in categories],
         "photo": photo_id,
     }
     return json.dumps(content, allow_nan=False).encode()
