@@ -228,3 +228,24 @@ def test_training_of_svms_names_the_library_that_is_missing(
     result = train(coco_folder, files, tmp_path, "--kind", "rcnn")
     assert result.exit_code == 2
     assert "sklearn is not installed; pip install 'sharpmask[rcnn]'" in result.stderr
+
+
+def test_a_detector_of_other_categories_is_not_gone_on_with(coco_folder, files, tmp_path):
+    found = tmp_path / "found.json"  # any regions
+    ids = [image["id"] for image in json.loads(coco_folder.train.read_text())["images"]]
+    found.write_text(
+        json.dumps([{"image_id": k, "bbox": [5, 5, 20, 20], "score": 0.5} for k in ids])
+    )
+
+    def trained(category):
+        return train(
+            coco_folder, files, tmp_path / "run", "--category", category, "--proposals", found
+        )
+
+    assert trained("disc").exit_code == 0
+    result = trained("roof")
+    assert result.exit_code == 2
+    assert "something else (category: disc there, roof now)" in result.stderr.splitlines()[-1]
+    names = read_metadata(tmp_path / "run")["detector"]["categories"]
+    assert [category["name"] for category in names] == ["disc"]
+    assert trained("disc").exit_code == 0  # the same command goes on

@@ -6,7 +6,7 @@ import torch
 
 from reference.thin_models import thin_pyramid, thinnest
 from sharpmask.detection.proposing import check_engine
-from sharpmask.detection.region_vectors import BINS, describe
+from sharpmask.detection.region_vectors import describe
 from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.geometry import PyramidGeometry
 from sharpmask.inference.proposer import Proposer
@@ -63,17 +63,19 @@ class PlaneEngine:
         return tuple(maps)
 
 
-def test_regions_are_read_where_they_lie_at_every_reading():
+def test_regions_and_their_context_are_read_where_they_lie():
     proposer = Proposer(PlaneEngine(), scales=[0, -1])
     photo = np.zeros((256, 384, 3), np.uint8)
-    box = np.array([[96.0, 64, 288, 160]])
-    found = describe(proposer.read(photo), box)[0].reshape(2, 3, 2, BINS, BINS)
-    middles = (np.arange(BINS) + 0.5) / BINS
-    for reading, factor in enumerate((1, 0.5)):
-        for level in range(3):
-            x, y = found[reading, level]
-            np.testing.assert_allclose(x, np.tile(factor * (96 + 192 * middles), (BINS, 1)))
-            np.testing.assert_allclose(y.T, np.tile(factor * (64 + 96 * middles), (BINS, 1)))
+    photo_read = proposer.read(photo)
+    # The mean of x and y over a box is its centre.
+    (found,) = describe(photo_read, np.array([[96.0, 64, 288, 160]]))
+    middle = np.array([192, 112])
+    expected = [*[middle] * 3, *[middle / 2] * 3]
+    np.testing.assert_allclose(found[:12], np.concatenate(expected))
+    # Round it, at the coarsest reading, what lies beyond the maps is their border.
+    (small,) = describe(photo_read, np.array([[180.0, 100, 204, 124]]))
+    np.testing.assert_allclose(small[12:], np.tile(middle / 2, 3))
+    assert (found[12:] != np.tile(middle / 2, 3)).any()
 
 
 def test_models_without_a_pyramid_cannot_describe():

@@ -6,13 +6,18 @@ from hypothesis import HealthCheck, settings
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 from reference.bright_pyramid import BrightPyramid  # noqa: E402
+from serve.conftest import head_of  # noqa: E402
+from sharpmask.detection.detector import Detector  # noqa: E402
 from sharpmask.inference.proposer import Proposer  # noqa: E402
 from sharpmask.serve.app import create_app  # noqa: E402
 from sharpmask.serve.settings import Settings  # noqa: E402
 
+PROPOSER = Proposer(BrightPyramid(), num_proposals=3)
+HEAD = head_of(PROPOSER.engine)
+
 schema = schemathesis.openapi.from_asgi(
     "/openapi.json",
-    create_app(Proposer(BrightPyramid(), num_proposals=3), Settings(hosts=("*",))),
+    create_app(PROPOSER, Settings(hosts=("*",)), detector=Detector(HEAD, PROPOSER)),
 )
 
 pytestmark = pytest.mark.slow  # a hundred requests

@@ -22,7 +22,7 @@ FOREGROUND_SHARE = 0.25
 FOREGROUND_IOU = 0.5
 """A region whose IoU with an object reaches this shows the object; others are background."""
 HIDDEN = 512
-STEPS = 3000
+STEPS = 1000
 BATCH = 256
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-2

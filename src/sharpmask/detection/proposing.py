@@ -26,9 +26,6 @@ from sharpmask.models.sources import WeightsError, names, resolve, source_finger
 Photos = Sequence[tuple[CocoImage, Regions]]
 """Photos and where to look in them."""
 
-NUM_PROPOSALS = 200
-"""Maximum number of regions that a detector looks at in a photo, by default."""
-
 
 @dataclass(frozen=True)
 class Proposing:
@@ -43,7 +40,7 @@ class Proposing:
     """
 
     weights: str = defaults.MODEL
-    num_proposals: int = NUM_PROPOSALS
+    num_proposals: int = defaults.NUM_PROPOSALS
     scales: str = "default"
     file: Path | None = None
     val_file: Path | None = None
@@ -186,7 +183,7 @@ def load_proposer(
     check_engine(loaded, source)
     return Proposer(
         loaded,
-        num_proposals=note.get("num_proposals", NUM_PROPOSALS),
+        num_proposals=note.get("num_proposals", defaults.NUM_PROPOSALS),
         scales=note.get("scales", "default"),
         clean=clean,
     )

@@ -8,21 +8,35 @@ from sharpmask.geometry import PyramidGeometry
 from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.shapes import Float
 
-BINS = 3
-"""Parts along each side of a region: they tell a whole object from a part of one."""
+CONTEXT = 2.0
+"""Sides of the region in whose context it is read too, as a multiple of its own."""
 
 
 def describe(photo: ReadPhoto, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n c"]:
-    """Vectors of regions (xyxy) of a photo that was read by an engine with region maps."""
+    """Vectors of regions (xyxy) of a photo that was read by an engine with region maps.
+
+    The means of all levels in the region at each reading, and round it at the coarsest one. Means
+    do better than 3x3 parts: few photos teach more numbers less (docs/detection.md).
+    """
     engine, geometry = photo.engine, photo.engine.geometry
     assert isinstance(engine, RegionEngine)
     assert isinstance(geometry, PyramidGeometry)
     height, width = photo.image.shape[:2]
+    readings = photo.levels[:: geometry.num_levels]
+    coarsest = min(readings, key=lambda reading: reading.scaled_size)
+    parts = [(reading, boxes) for reading in readings]
+    parts.append((coarsest, enlarged(boxes, CONTEXT)))
     vectors = []
-    for reading in photo.levels[:: geometry.num_levels]:
-        maps = engine.region_maps(reading.features)
+    for reading, places in parts:
         factor = np.tile(np.array(reading.scaled_size[::-1]) / (width, height), 2)
+        maps = engine.region_maps(reading.features)
         for level, stride in zip(maps, geometry.strides, strict=False):
-            cut = roi_align(level, boxes * factor, BINS, stride, geometry.cell_offset)
-            vectors.append(cut.reshape(len(boxes), len(level) * BINS**2))
+            cut = roi_align(level, places * factor, 1, stride, geometry.cell_offset)
+            vectors.append(cut.reshape(len(boxes), len(level)))
     return np.concatenate(vectors, axis=1)
+
+
+def enlarged(boxes: Float[np.ndarray, "n 4"], factor: float) -> Float[np.ndarray, "n 4"]:
+    """Boxes (xyxy) with the same centres and longer sides."""
+    centers, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    return np.hstack([centers - factor * halves, centers + factor * halves])

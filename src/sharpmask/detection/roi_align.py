@@ -4,7 +4,7 @@ import numpy as np
 
 from sharpmask.shapes import Float
 
-SAMPLES = 4
+SAMPLES = 12
 """Places along each side of a bin whose mean is the bin's value."""
 
 
