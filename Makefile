@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
+# Bytecode is kept, so that hundreds of processes that tests start compile nothing again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo small test test-slow test-real reliability audit lint clean
 

@@ -41,6 +41,7 @@ def test_every_package_of_an_extra_is_one_that_pyproject_lists():
     assert all(f"\n{extra} = [" in extras for extra in EXTRAS.values())
 
 
+@pytest.mark.slow
 def test_photo_without_extras_is_proposed_in_all_formats(tmp_path):
     formats = ["coco", "yolo", "labelme", "labelstudio", "masks", "cutouts"]
     options = [option for name in formats for option in ("--format", name)]

@@ -172,10 +172,11 @@ def test_an_owner_meets_itself(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["file/a", "file"])
-def test_a_file_in_place_of_the_folder_is_an_os_error(tmp_path, path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"), owned(tmp_path / path):
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, path):
+    (tmp_path / "file").write_bytes(b"a photo")
+    with pytest.raises(ValueError, match=f"{path}: a file is in the way"), owned(tmp_path / path):
         pass
+    assert (tmp_path / "file").read_bytes() == b"a photo"
 
 
 READ_ONLY = """

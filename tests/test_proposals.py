@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -354,7 +355,15 @@ def test_a_plot_leaves_repeats_out():
     masks = np.zeros((3, 40, 40), bool)
     masks[:2, 5:20, 5:20] = True
     masks[2, 25:35, 25:35] = True
-    proposals = at_pixels(masks)
+    proposals = replace(at_pixels(masks), scores=np.array([0.9, 0.8, 0.7], np.float32))
     # The second repeats the first: two pictures are the first and the third.
     np.testing.assert_array_equal(proposals.plot(2), proposals[np.array([0, 2])].plot(2))
     assert (proposals.plot(2) != proposals.plot(1)).any()
+
+
+def test_a_plot_leaves_out_what_scores_far_less_than_the_best():
+    masks = np.zeros((3, 40, 40), bool)
+    masks[0, :10, :10], masks[1, :10, 20:30], masks[2, 20:30, :10] = True, True, True
+    proposals = replace(at_pixels(masks), scores=np.array([0.8, 0.21, 0.19], np.float32))
+    np.testing.assert_array_equal(proposals.plot(3), proposals[:2].plot(3))
+    assert (proposals.plot(3) != proposals.plot(1)).any()

@@ -96,9 +96,14 @@ def owned(folder: Path) -> Iterator[None]:
     """A folder that no other run writes to meanwhile; what killed runs left in it is removed.
 
     Raises:
-        ValueError: Another run writes to it now.
+        ValueError: Another run writes to it now, or a file is in the way.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"{folder}: a file is in the way of this folder; give another --output"
+        ) from None
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import supervision
 
 MAX_DRAWN = 4096
+DRAWN_SHARE = 0.25
+"""Of the best score, what a mask needs to be drawn."""
 CHUNK = 64
 """Masks pasted, cleaned and compared at once: bounds memory, larger is no faster."""
 
@@ -247,12 +249,16 @@ class Proposals:
         return proposals[:distinct]
 
     def plot(self, count: int = OVERLAY_MASKS, repeats: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
-        """The best ``count`` masks drawn on the photo, the best on top.
+        """The best masks drawn on the photo, at most ``count``, the best on top.
 
-        Of masks whose IoU exceeds ``repeats`` only the best is drawn, or nothing could be seen. A
-        photo with a side of more than ``MAX_DRAWN`` pixels is drawn smaller.
+        Of masks whose IoU exceeds ``repeats`` only the best is drawn, or nothing could be seen; nor
+        is one that scores less than ``DRAWN_SHARE`` of the best: where a photo shows few objects
+        the next masks are fragments. A photo with a side of more than ``MAX_DRAWN`` pixels is drawn
+        smaller.
         """
-        best, distinct = self[: 10 * count].distinct_first(repeats, count)
+        near = self[: 10 * count]
+        near = near[near.scores >= DRAWN_SHARE * near.scores.max(initial=0)]
+        best, distinct = near.distinct_first(repeats, count)
         best = best[:distinct]
         factor = -(-max(self.image_size) // MAX_DRAWN)
         if factor > 1:

@@ -26,6 +26,7 @@ def finetune(cells, output, *options):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_table_shows_before_and_after(cells, tmp_path):
     result = finetune(cells, tmp_path / "run")
     assert result.exit_code == 0, result.output

@@ -125,6 +125,7 @@ def test_all_formats_are_written_beside_the_results(propose, photos, tmp_path, m
     assert len(cutouts) == len(records_of(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_formats(propose, photos, tmp_path):
     propose(photos, output="alone")
     propose(photos, *ALL)
@@ -160,6 +161,7 @@ app()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_all_formats_ends_like_a_calm_one(propose, options, photos, tmp_path):
     assert propose(photos, *ALL, output="calm").exit_code == 0
     command = [sys.executable, "-c", KILLED, "2", "propose", "photos", *ALL, *options]

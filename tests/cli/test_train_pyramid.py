@@ -6,7 +6,7 @@ import torch
 from typer.testing import CliRunner
 
 from sharpmask.cli.train import app
-from sharpmask.cli.train_pyramid import parse_shares
+from sharpmask.cli.train_options import parse_shares
 from sharpmask.models.pretrained import load, save_atomically
 from sharpmask.models.yolox import YoloxNano
 from sharpmask.training import pyramid_stage
@@ -25,7 +25,7 @@ def test_a_run_starts_from_a_trunk_and_tells_what_was_kept_back(coco_folder, tmp
     torch.manual_seed(4)
     trunk = YoloxNano().state_dict()
     save_atomically(dict(trunk), tmp_path / "trunk.safetensors", {})
-    options = ["--init", tmp_path / "trunk.safetensors", "--keep-photos", "4"]
+    options = ["--init", tmp_path / "trunk.safetensors", "--keep-back", "4"]
     result = run(coco_folder, tmp_path / "run", *options)
     assert result.exit_code == 0, result.output
     model = load(tmp_path / "run")
@@ -39,8 +39,8 @@ def test_a_run_starts_from_a_trunk_and_tells_what_was_kept_back(coco_folder, tmp
     # The same command finds nothing left to do; one that learns from other photos is refused.
     assert run(coco_folder, tmp_path / "run", *options).exit_code == 0
     for other, problem in [
-        ([*options[:2], "--keep-photos", "3"], "keep-photos: 4 there, 3 now"),
-        ([*options, "--keep-source", "coco"], "keep-source: not given there, coco now"),
+        ([*options[:2], "--keep-back", "3"], "keep-back: 4 there, 3 now"),
+        ([*options, "--keep-back-source", "coco"], "keep-back-source: not given there, coco now"),
         (options[2:], "init: "),
     ]:
         result = run(coco_folder, tmp_path / "run", *other)

@@ -49,6 +49,7 @@ def test_nothing_is_lost_where_the_vectors_lie_in_a_plane(sharp):
     )
 
 
+@pytest.mark.slow
 def test_a_lower_rank_keeps_the_largest_part():
     model = of_rank(thin(), RANK)
     shares = [shorten_vector(model, PHOTOS, rank)[1] for rank in (1, 2, RANK)]

@@ -7,7 +7,8 @@ import torch
 
 from sharpmask.coco.annotations import load_coco
 from sharpmask.data import level_scenes
-from sharpmask.data.level_scenes import LevelSceneDataset, Piece, collate_level_scenes
+from sharpmask.data.level_scenes import LevelSceneDataset, collate_level_scenes
+from sharpmask.data.pieces import Piece
 from sharpmask.geometry import PyramidGeometry
 from synthetic_coco import COLOURS
 

@@ -152,22 +152,18 @@ def test_one_in_four_lies_anywhere_in_a_complete_photo(data):
     assert np.std(np.histogram(octaves, 4, (-2.75, 1.75))[0]) < 12
 
 
-def test_two_of_three_scenes_of_objects_are_drawn_by_category(data, monkeypatch):
-    dataset = scenes(data)
-    drawn = []
-    for name in ("by_category", "by_image"):
-        draw = getattr(dataset.instances, name)
-        monkeypatch.setattr(
-            dataset.instances, name, lambda rng, d=draw, n=name: drawn.append(n) or d(rng)
-        )
-    for number in range(12):
-        place(dataset, (0, number))
-    assert drawn == ["by_category", "by_image", "by_category"] * 3
-    dataset.complete = []
-    drawn.clear()
-    for number in range(4):
-        place(dataset, (0, number))
-    assert drawn == ["by_category", "by_image"] * 2
+def test_one_scene_in_four_lies_anywhere_and_sources_get_their_shares(data):
+    sources = ["street" if k % 2 else "zoo" for k in range(len(data.images))]
+    images = [
+        dataclasses.replace(image, source=source, complete=source == "street")
+        for image, source in zip(data.images, sources, strict=True)
+    ]
+    mixed = dataclasses.replace(data, images=tuple(images))
+    dataset = scenes(mixed, shares={"zoo": 0.8})
+    drawn = [sources[place(dataset, (0, number))[0]] for number in range(1200)]
+    assert set(drawn[3::4]) == {"street"}  # the only ones with all objects labelled
+    others = [source for k, source in enumerate(drawn) if k % 4 < 3]
+    assert others.count("zoo") / len(others) == pytest.approx(0.8, abs=0.05)
 
 
 def test_a_scene_shows_its_photo_with_no_more_grey_than_inference(data):

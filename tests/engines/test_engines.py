@@ -37,11 +37,11 @@ COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
     params=[
         ("thin", "openvino"),
         pytest.param(("thin", "onnx"), marks=pytest.mark.slow),
-        ("pyramid", "openvino"),
         *(
             pytest.param(slow, marks=pytest.mark.slow)
             for slow in (
                 *((name, "openvino") for name in NAMES),
+                ("pyramid", "openvino"),
                 ("pyramid", "onnx"),
                 *((name, "onnx") for name in NAMES),
             )

@@ -134,6 +134,7 @@ print(load_engine(Path({str(thin_file(cache))!r}), "openvino").name)
     assert (entry / DESCRIPTION).is_file()
 
 
+@pytest.mark.slow
 def test_cache_over_its_size_loses_what_was_not_used_for_longest(own_cache, cache, monkeypatch):
     folder, made = own_cache
     monkeypatch.setattr(export_cache, "MAX_BYTES", 1)
@@ -206,9 +207,8 @@ print(cache_folder())
     assert not Path(done.stdout.strip()).exists()
 
 
-@pytest.mark.parametrize(
-    "what", ["no room", pytest.param("a file in its place", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["no room", "a file in its place"])
 def test_engine_comes_where_nothing_can_be_kept(tmp_path, monkeypatch, cache, what):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if what == "no room":

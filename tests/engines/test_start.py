@@ -103,6 +103,7 @@ print("answered in the child")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forked_process_answers_with_an_openvino_engine_used_before(cache):
     """As docs/export.md says; torch does not."""

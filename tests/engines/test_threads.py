@@ -156,6 +156,7 @@ def test_loading_an_engine_changes_no_threads(torch_threads, cache, kind):
         assert torch_threads() == 8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(threads.visible_cores() < 2 or sys.platform != "linux", reason="one core")
 def test_engine_that_has_some_of_the_cores_is_bound_to_none(cache):
     # Otherwise all processes of a machine compute on its first core.

@@ -216,6 +216,7 @@ def test_permissive_licences_are_told_from_others(stated, permissive):
     assert is_permissive(licence(email.message_from_string(stated))) is permissive
 
 
+@pytest.mark.slow
 def test_importing_is_quick_and_asks_no_network(size, note):
     program = """
 import socket, sys, time

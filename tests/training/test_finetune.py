@@ -82,6 +82,8 @@ def test_the_same_call_finds_nothing_left_to_do(tuned, cells, monkeypatch):
     assert run(cells, output) == result
     assert (output / "model.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match="learned from something else"):
+        run(cells, output, min_size=9)
+    with pytest.raises(ValueError, match=r"val.json: 1 of its photos are in .*val.json too, e.g. "):
         run(cells, output, labels="val.json", val=cells / "val.json")
 
 

@@ -240,7 +240,7 @@ def test_stage_one_learns_from_scenes(tmp_path, data, val, fabric):
     model, untrained = thin_deepmask(), loss_on(thin_deepmask(), data)
     figures = run(model, tmp_path, data, fabric, recipe=DENSE, val=val)
     assert loss_on(model, data)[0] < untrained[0] / 2
-    assert figures["mean_iou"] > 0.4
+    assert figures["mean_iou"] > 0.3
     assert figures["score_auc"] > 0.7
 
 

@@ -92,7 +92,10 @@ def batch(
     failed: Annotated[
         str | None,
         typer.Option(
-            "--failures", metavar="DIR", help="Only list the photos in DIR that could not be read."
+            "--failures",
+            metavar="DIR",
+            help="Find nothing; list the photos that could not be read in the run whose --output "
+            "was DIR.",
         ),
     ] = None,
     weights: Weights = defaults.MODEL,

@@ -52,8 +52,8 @@ def check(
 
     It also shows how large the objects are, and which --scales of propose fit them.
 
-    Exit status: 0 the file can be used, whatever is skipped; 1 training or evaluation refuses it;
-    2 it cannot be read.
+    Exit status: 0 the file can be used, whatever is skipped; 1 training or evaluation would refuse
+    it; 2 it cannot be read.
     """
     with clear_errors():
         file = read_coco(annotations)

@@ -27,7 +27,10 @@ def compress(
     ] = 64,
     first: Annotated[int, typer.Option(min=1, help="Maximum number of photos to read.")] = 100,
 ) -> None:
-    """Make a DeepMask or SharpMask faster: fewer numbers describe a window. Check with evaluate."""
+    """Make a model of the papers' form faster: fewer numbers describe a window.
+
+    The default model has another form. Check with evaluate what is still found.
+    """
     with clear_errors():
         model = load(weights)
         paths = list_images([images])[:first]

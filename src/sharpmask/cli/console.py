@@ -25,8 +25,9 @@ from rich.progress import track
 Item = TypeVar("Item")
 
 EXIT_STATUS = (
-    "Exit status: 0 all was done; 1 done in part, or standard output could not be written; "
-    "2 refused, or the only photo could not be read; 130 stopped by Ctrl-C, 143 by SIGTERM."
+    "Exit status: 0 all was done; 1 done in part, or standard output could not be written; 2 an "
+    "option or a file is wrong, or the only photo could not be read; 130 stopped by Ctrl-C, 143 "
+    "by SIGTERM."
 )
 """Ends help texts."""
 LINE_EVERY_S = 30.0

@@ -25,7 +25,7 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(help="The .safetensors or .json file to write.")],
 ) -> None:
-    """Convert the models that the papers' authors (FAIR) published, or proposals in Parquet.
+    """Convert a model of the papers' authors (FAIR) to safetensors, or Parquet proposals to COCO.
 
     Models are files of Torch7: a DeepMask, a SharpMask, or the ImageNet trunk for --init. They are
     read as plain data; nothing in them is executed. Proposals become COCO results.

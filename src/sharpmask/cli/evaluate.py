@@ -68,19 +68,26 @@ def evaluate(
     weights: Weights = defaults.MODEL,
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     num_proposals: Annotated[
-        int, typer.Option(help="Maximum number of proposals per photo; AR@1000 needs 1000.")
+        int,
+        typer.Option(
+            help="Maximum number of proposals per photo. propose makes 100 by default; AR@1000 "
+            "needs 1000."
+        ),
     ] = 1000,
     scales: Scales = "default",
     mask_threshold: MaskThreshold = None,
     suppression: Suppression = defaults.SUPPRESSION,
     clean: Clean = True,
     first: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of images, those with the lowest ids.")
+        int | None,
+        typer.Option(
+            min=1, help="Measure on so many photos, those with the lowest ids. Default: all."
+        ),
     ] = None,
     engine: EngineChoice = "auto",
     device: Device = "auto",
 ) -> None:
-    """Measure how many labelled objects proposals find: Average Recall of boxes and masks.
+    """Measure the share of the labelled objects that is found: Average Recall of boxes and masks.
 
     Writes evaluation.json and two plots, and prints a table. Categories are ignored. With
     --detections it measures COCO's Average Precision instead, and writes precision.json.

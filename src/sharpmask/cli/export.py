@@ -43,7 +43,10 @@ def export(
     ] = None,
     annotations: Annotated[
         Path | None,
-        typer.Option(help="For --int8: COCO annotation file on which both models are measured."),
+        typer.Option(
+            help="For --int8: COCO annotation file on which the exact and the 8-bit model are "
+            "measured."
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photos of --annotations.")

@@ -45,22 +45,26 @@ def finetune(
     ] = defaults.MODEL,
     val: Annotated[
         Path | None,
-        typer.Option(help="Labels of photos to measure on. Default: a fifth of the photos."),
+        typer.Option(
+            help="Labels of photos in --images to measure on. Default: a fifth of the photos of "
+            "LABELS, from which nothing is learned then."
+        ),
     ] = None,
     minutes: Annotated[float, typer.Option(help="Time that it may take on this machine.")] = 20,
     scales: Annotated[
         str,
         typer.Option(
-            help="Sizes at which the model will read photos: auto (the sizes of the objects "
-            "choose), default (those of the model it starts from), or powers of two, --scales=1,0."
+            help="Sizes at which the model will read photos: auto (chosen by the sizes of the "
+            "objects), default (those of the model it starts from), or exponents of two: "
+            "--scales=1,0 for twice and once 640 pixels."
         ),
     ] = "auto",
     min_size: Annotated[
         float,
         typer.Option(
             min=0,
-            help="Smallest longer side of an object to learn, in pixels of the largest size at "
-            "which photos are read.",
+            help="Learn no object whose longer side is shorter than this, in pixels of the photo "
+            "as it is read at the largest of --scales.",
         ),
     ] = 12,
     settings: Set = None,
@@ -68,13 +72,14 @@ def finetune(
     precision: Annotated[
         str,
         typer.Option(
-            help="Numbers to compute with: 32-true; bf16-mixed; 16-mixed, for GPUs; auto: "
-            "bf16-mixed on processors that are fast at it."
+            help="Numbers to compute with: 32-true (32 bits); bf16-mixed or 16-mixed (in part 16 "
+            "bits, the latter on GPUs); auto: bf16-mixed on processors that are fast at it, else "
+            "32-true."
         ),
     ] = "auto",
     workers: Workers = 1,
 ) -> None:
-    """Tune the shipped model to your own photos: 20 to 500 of one kind, all objects labelled.
+    """Tune the default model to your own kind of photos: 20 to 500, all objects in them labelled.
 
     It holds some photos back and shows what the model finds in them before and after. Any time it
     is stopped the folder holds a model that can be used; if tuning finds no better one, that is

@@ -7,15 +7,22 @@ import typer
 from sharpmask.engines.load import EngineName
 
 Weights = Annotated[
-    str, typer.Option(help="Model: a name, a file, a folder, or a Hugging Face repository.")
+    str,
+    typer.Option(
+        help="Model: the name of a shipped one (docs/models.md lists them), a file, the folder of "
+        "a training, or a Hugging Face repository."
+    ),
 ]
-NumProposals = Annotated[int, typer.Option(help="Maximum number of proposals per photo.")]
+NumProposals = Annotated[
+    int, typer.Option(help="Maximum number of masks that are made for a photo.")
+]
 Scales = Annotated[
     str,
     typer.Option(
-        help="Sizes at which a photo is read: default, the model's own; zoom or zoom2 (slower, "
-        "find smaller objects); fast (of the default model only); or powers of two, "
-        "--scales=-1,0,1 for half, once and twice --image-size."
+        help="Sizes at which a photo is read: default, the model's own; fast (smaller ones, of "
+        "the default model only); zoom, slower, finds small objects; zoom2, slower still, smaller "
+        "ones; or exponents of two: --scales=-1,0,1 reads at half, once and twice 640 pixels, or "
+        "--image-size where that is given."
     ),
 ]
 MaskThreshold = Annotated[
@@ -28,8 +35,8 @@ MaskThreshold = Annotated[
 Suppression = Annotated[
     float,
     typer.Option(
-        help="Rank a mask behind all others if its IoU (overlap, 0 to 1) with a better one exceeds "
-        "this."
+        help="Put a mask at the end of the list if its IoU (overlap, 0 to 1) with one of higher "
+        "score exceeds this. It removes none."
     ),
 ]
 Clean = Annotated[
@@ -37,7 +44,7 @@ Clean = Annotated[
 ]
 EngineChoice = Annotated[
     EngineName,
-    typer.Option(help="What runs the model; auto: the fastest installed (docs/export.md)."),
+    typer.Option(help="Library that runs the model; auto: the fastest that is installed."),
 ]
 Device = Annotated[
     str, typer.Option(help="Where the model runs: auto, cpu or cuda (an NVIDIA GPU).")

@@ -19,7 +19,7 @@ def page(
     weights: Weights = defaults.MODEL,
     runtime: Annotated[
         Path | None,
-        typer.Option(help="Archive of onnxruntime-web from npm. Default: it is fetched."),
+        typer.Option(help="Archive of onnxruntime-web from npm. Default: it is downloaded."),
     ] = None,
 ) -> None:
     """Write the page for any web host: masks are computed in the visitor's browser.

@@ -26,12 +26,14 @@ from sharpmask.writers.writer import Writer
 STDIN = Path("-")
 
 Images = Annotated[
-    list[Path], typer.Argument(help="Photos, or folders of photos; - reads standard input.")
+    list[Path],
+    typer.Argument(help="Photos, or folders of photos; - reads one photo from standard input."),
 ]
 Annotations = Annotated[
     Path | None,
     typer.Option(
-        help="COCO annotation file; results take the photos' image ids from it, by file name."
+        help="COCO annotation file that holds the photos by file name; results take their image "
+        "ids from it. Default: 1, 2, 3 and so on."
     ),
 ]
 AsJson = Annotated[

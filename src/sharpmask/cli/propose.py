@@ -73,8 +73,8 @@ def propose(
     image_size: Annotated[
         int,
         typer.Option(
-            help="Photos are reduced to this many pixels on the longer side before the model reads "
-            "them; masks have the photo's own size."
+            help="Larger photos are reduced to this many pixels on the longer side before the "
+            "model reads them; masks have the photo's own size."
         ),
     ] = defaults.IMAGE_SIZE,
     mask_threshold: MaskThreshold = None,
@@ -99,8 +99,8 @@ def propose(
         bool,
         typer.Option(
             "--torch7",
-            help="For comparisons: compute as the authors' original code (FAIR's) does, its known "
-            "fault included (docs/fair-models.md).",
+            help="For comparisons: compute as the authors' original code (FAIR's) does, its lost "
+            "column of windows included (docs/fair-models.md).",
         ),
     ] = False,
     as_json: AsJson = False,

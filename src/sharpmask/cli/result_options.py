@@ -12,8 +12,8 @@ Formats = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
-        help=f"Write this format too: {', '.join(FORMATS)} (docs/formats.md); may be given several "
-        "times.",
+        help=f"Write another format beside the results: {', '.join(FORMATS)} (docs/formats.md); "
+        "may be given several times. coco is a complete annotation file.",
         autocompletion=lambda: list(FORMATS),
     ),
 ]
@@ -40,8 +40,8 @@ MaxArea = Annotated[
 Distinct = Annotated[
     float,
     typer.Option(
-        help="Leave out masks whose IoU (overlap, 0 to 1) with a better one exceeds this; 1 keeps "
-        "all.",
+        help="Leave out masks whose IoU (overlap, 0 to 1) with one of higher score exceeds this; 1 "
+        "keeps all.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -64,7 +64,8 @@ NoOverlap = Annotated[
 Top = Annotated[
     int | None,
     typer.Option(
-        help="Maximum number of masks kept per photo, after the choices above.",
+        help="Maximum number of masks that are kept, the best, after the choices above. Default: "
+        "all.",
         rich_help_panel=CHOICE,
     ),
 ]

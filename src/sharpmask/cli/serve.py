@@ -38,7 +38,9 @@ def serve(
     token: Annotated[
         str,
         typer.Option(
-            envvar="SHARPMASK_TOKEN", show_envvar=True, help="What clients must know to ask."
+            envvar="SHARPMASK_TOKEN",
+            show_envvar=True,
+            help="Secret word that each client must send.",
         ),
     ] = "",
     weights: Weights = defaults.MODEL,
@@ -55,7 +57,9 @@ def serve(
     device: Device = "auto",
     origin: Annotated[
         list[str] | None,
-        typer.Option(help="Web page of another origin that may ask; may be given several times."),
+        typer.Option(
+            help="Other web page that may ask, as https://example.org; may be given several times."
+        ),
     ] = None,
     label_studio: Annotated[
         str,
@@ -69,7 +73,7 @@ def serve(
         typer.Option(
             envvar="LABEL_STUDIO_API_KEY",
             show_envvar=True,
-            help="Access token there. Default: the one that Label Studio sends.",
+            help="Label Studio's access token. Default: the one that it sends.",
             rich_help_panel=TOOLS,
         ),
     ] = "",
@@ -81,21 +85,26 @@ def serve(
         int, typer.Option(min=1, help="Maximum number of masks per photo.", rich_help_panel=TOOLS)
     ] = 50,
     max_megabytes: Annotated[
-        float, typer.Option(min=0.1, help="Of a request.", rich_help_panel=LIMITS)
+        float, typer.Option(min=0.1, help="Largest request, in megabytes.", rich_help_panel=LIMITS)
     ] = 32,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.1, help="Of a photo.", rich_help_panel=LIMITS)
+        float, typer.Option(min=0.1, help="Largest photo, in megapixels.", rich_help_panel=LIMITS)
     ] = 50,
     queue: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Requests at the same time; others are told to come back (429).",
+            help="Requests that may wait or run; others are told to come back later (429).",
             rich_help_panel=LIMITS,
         ),
     ] = 16,
     time_limit: Annotated[
-        float, typer.Option(min=1, help="Seconds for an answer.", rich_help_panel=LIMITS)
+        float,
+        typer.Option(
+            min=1,
+            help="Seconds for an answer; what takes longer is given up (503).",
+            rich_help_panel=LIMITS,
+        ),
     ] = 60,
 ) -> None:
     """Serve a page in which people pick masks, and the interfaces of label tools.

@@ -10,13 +10,17 @@ from sharpmask.cli.train_options import (
     Device,
     Devices,
     Images,
+    KeepBack,
+    KeepBackSource,
     Output,
     Precision,
     Set,
+    Share,
     Train,
     Val,
     Workers,
     choose_devices,
+    choose_mixture,
     choose_recipe,
     run_training,
     show_trained,
@@ -48,10 +52,16 @@ def deepmask(
     ] = "mobilenet_v2",
     head: Annotated[
         str,
-        typer.Option(help="Last layers: c, the leanest; a, b or original (docs/deviations.md)."),
+        typer.Option(
+            help="Last layers: c, the leanest; a, b or original, larger and slower, to repeat the "
+            "papers' comparison."
+        ),
     ] = "c",
     bottleneck_channels: Annotated[
-        int, typer.Option(min=1, help="Channels between the trunk and the last layers.")
+        int,
+        typer.Option(
+            min=1, help="Channels between the trunk and the last layers; fewer are faster."
+        ),
     ] = 128,
     init: Annotated[
         str | None,
@@ -67,6 +77,9 @@ def deepmask(
             "(from single windows); docs/train.md."
         ),
     ] = "deepmask",
+    share: Share = None,
+    keep_back_source: KeepBackSource = None,
+    keep_back: KeepBack = 0,
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -79,8 +92,9 @@ def deepmask(
         fabric = choose_devices(device, devices, precision)
         run_training(
             train_deepmask, recipe=chosen, fabric=fabric, output=output, train=train,
-            images=images, val=val, init=init, workers=workers, backbone=backbone, head=head,
-            bottleneck_channels=bottleneck_channels,
+            images=images, val=val, init=init,
+            mixture=choose_mixture(share, keep_back_source, keep_back), workers=workers,
+            backbone=backbone, head=head, bottleneck_channels=bottleneck_channels,
         )  # fmt: skip
 
 
@@ -97,10 +111,17 @@ def sharpmask(
     ],
     val: Val = None,
     mask_channels: Annotated[
-        int, typer.Option(min=1, help="Channels of the mask encoding (k in the paper).")
+        int,
+        typer.Option(
+            min=1,
+            help="Channels of the mask while it is refined (k in the paper); fewer are faster.",
+        ),
     ] = 32,
     skip_channels: Annotated[
-        int, typer.Option(min=1, help="Channels of the features that refine the mask.")
+        int,
+        typer.Option(
+            min=1, help="Channels of the photo's features that refine it; fewer are faster."
+        ),
     ] = 32,
     schedule: Annotated[
         str,
@@ -119,6 +140,9 @@ def sharpmask(
             "paper-sharpmask (from single windows); docs/train.md."
         ),
     ] = "sharpmask",
+    share: Share = None,
+    keep_back_source: KeepBackSource = None,
+    keep_back: KeepBack = 0,
     settings: Set = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -131,7 +155,8 @@ def sharpmask(
         fabric = choose_devices(device, devices, precision)
         run_training(
             train_sharpmask, recipe=chosen, fabric=fabric, output=output, train=train,
-            images=images, val=val, deepmask=deepmask, workers=workers,
+            images=images, val=val, deepmask=deepmask,
+            mixture=choose_mixture(share, keep_back_source, keep_back), workers=workers,
             mask_channels=mask_channels, skip_channels=skip_channels, schedule=schedule,
             upsampling=upsampling,
         )  # fmt: skip

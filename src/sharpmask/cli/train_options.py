@@ -11,7 +11,8 @@ from rich.table import Table
 
 from sharpmask.cli.console import complain, out
 from sharpmask.cli.train_progress import StepProgress, stop_reported
-from sharpmask.training.origin import MODEL
+from sharpmask.data.mixture import Mixture
+from sharpmask.training.origin import KEPT_BACK, MODEL
 from sharpmask.training.recipes import RECIPES, Recipe, change
 
 Train = Annotated[
@@ -34,13 +35,33 @@ Set = Annotated[
         help="Change a setting of how it learns, e.g. steps=1000; docs/train.md says which.",
     ),
 ]
+Share = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="SOURCE=SHARE: share of the learning (0 to 1) that photos of this source get; the "
+        "others share the rest. A photo's source is the 'source' of its image entry. May be given "
+        "several times."
+    ),
+]
+KeepBackSource = Annotated[
+    list[str] | None,
+    typer.Option(help="Learn nothing from the photos of this source; may be given several times."),
+]
+KeepBack = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Learn nothing from so many photos of the other sources, drawn at random, to measure "
+        f"on them later. {KEPT_BACK} in --output names all that are kept back.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda (an NVIDIA GPU).")]
 Devices = Annotated[int, typer.Option(min=1, help="Number of GPUs (or processes on a CPU).")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="Numbers to compute with: 32-true; bf16-mixed, faster where the processor has "
-        "bfloat16; 16-mixed, for GPUs."
+        help="Numbers to compute with: 32-true (32 bits); bf16-mixed (in part 16 bits), faster "
+        "where the processor has bfloat16; 16-mixed, for GPUs."
     ),
 ]
 Workers = Annotated[
@@ -53,6 +74,32 @@ def choose_recipe(name: str, settings: list[str] | None) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"--recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
     return change(RECIPES[name](), settings or [])
+
+
+def parse_shares(texts: list[str]) -> dict[str, float]:
+    """Shares by source.
+
+    Raises:
+        ValueError: A text is not ``source=share`` with a share from 0 to 1.
+    """
+    shares = {}
+    for text in texts:
+        source, equals, share = text.rpartition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = -1.0
+        if not equals or not 0 <= value <= 1:
+            raise ValueError(f"--share {text}: expected source=share, a share from 0 to 1")
+        shares[source] = value
+    return shares
+
+
+def choose_mixture(
+    share: list[str] | None, keep_back_source: list[str] | None, keep_back: int
+) -> Mixture:
+    """Which photos to learn from, as the options say."""
+    return Mixture(parse_shares(share or []), keep_back_source or (), keep_back)
 
 
 def choose_devices(device: str, devices: int, precision: str) -> Fabric:

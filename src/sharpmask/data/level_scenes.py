@@ -5,7 +5,7 @@ the level whose windows fit it: small and large ones from one pass. Objects cut 
 are pasted in (Ghiasi et al. 2021). Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from sharpmask.data.mixture import SourceSampler
-from sharpmask.data.patches import augment, cut, cut_out, mask_image
+from sharpmask.data.patches import augment, cut, cut_out
+from sharpmask.data.pieces import Piece, SceneObject
 from sharpmask.data.scenes import Scenes
 from sharpmask.geometry import GREY, PyramidGeometry
-from sharpmask.masks import Rle
 from sharpmask.shapes import Float, Int, UInt8
 
 POSITIVE_OCTAVES, IGNORED_OCTAVES = 0.6, 1.0
@@ -39,10 +39,8 @@ PASTED_SIZES = (24.0, 260.0)
 """Longer sides of pasted objects, pixels."""
 MAX_ENLARGEMENT = 2.5
 """Of pasted objects."""
-VISIBLE = 0.5
-"""An object covered beyond this share is ignored: neither positive nor negative."""
 INSIDE = 0.35
-"""An object of whose box less than this share lies in the scene is ignored too."""
+"""An object of whose box less than this share lies in the scene is ignored."""
 
 
 class LevelSceneBatch(NamedTuple):
@@ -74,71 +72,6 @@ def collate_level_scenes(items: list[Sample]) -> LevelSceneBatch:
     return LevelSceneBatch(torch.stack(images), by_level, torch.cat(indexed), torch.cat(masks))
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A rectangle of a photo, resized and perhaps mirrored: the top left of a scene.
-
-    Attributes:
-        box: In the photo, xyxy.
-        size: Width and height in the scene.
-        flip: Whether it is mirrored.
-    """
-
-    box: tuple[float, float, float, float]
-    size: tuple[int, int]
-    flip: bool
-
-    def resample(self, image: Image.Image) -> Image.Image:
-        """The piece of a photo or of a mask of it."""
-        piece = image.resize(self.size, Image.Resampling.BILINEAR, box=self.box)
-        return piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else piece
-
-    def boxes(self, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
-        """Boxes (xyxy) of the photo in the frame of the scene; they may leave it."""
-        left, top, right, bottom = self.box
-        scale = np.array([self.size[0] / (right - left), self.size[1] / (bottom - top)])
-        moved: Float[np.ndarray, "n 4"] = (boxes - [left, top, left, top]) * np.tile(scale, 2)
-        if self.flip:
-            moved[:, [0, 2]] = self.size[0] - moved[:, [2, 0]]
-        return moved
-
-
-class SceneObject:
-    """An object in a scene: its box there, and its mask when it is needed.
-
-    Attributes:
-        box: Of the part inside the scene, xyxy.
-        learned: Whether cells near it are objects; else they are neither object nor background.
-    """
-
-    def __init__(
-        self,
-        box: Float[np.ndarray, "4"],
-        *,
-        learned: bool,
-        rle: Rle | None = None,
-        mask: UInt8[np.ndarray, "h w"] | None = None,
-    ) -> None:
-        self.box = box
-        self.learned = learned
-        self._rle, self._mask = rle, mask
-
-    def mask(self, piece: Piece, side: int) -> UInt8[np.ndarray, "side side"]:
-        """The share of each pixel that its visible part covers, times 255."""
-        if self._mask is None:
-            assert self._rle is not None
-            shape = piece.resample(mask_image(self._rle))
-            self._mask = np.zeros((side, side), np.uint8)
-            self._mask[: shape.height, : shape.width] = np.asarray(shape)
-        return self._mask
-
-    def cover(self, cover: UInt8[np.ndarray, "side side"], piece: Piece) -> None:
-        """Something is pasted over it."""
-        whole = self.mask(piece, len(cover))
-        self._mask = np.minimum(whole, 255 - cover)
-        self.learned = bool(self._mask.sum(dtype=float) >= VISIBLE * whole.sum(dtype=float))
-
-
 # Deviation: level-scenes
 @dataclass(eq=False, repr=False)
 class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
@@ -150,7 +83,6 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
     a level whose masks are learned.
 
     Attributes:
-        shares: Fixed shares of some sources (see ``SourceSampler``).
         readings: Octaves at which photos will be read: scenes are cut and objects pasted near
             these scales, as a ``Proposer`` reads. If None, at all scales that are usual.
 
@@ -158,7 +90,6 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
         ValueError: There is no object to learn from, or ``scene_size`` does not fit.
     """
 
-    shares: Mapping[str, float] | None = None
     readings: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -167,7 +98,7 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
                 f"scene_size: expected a multiple of {self.geometry.strides[-1]}, got "
                 f"{self.scene_size}"
             )
-        self.sampler = SourceSampler(self.dataset, self.shares or {})
+        self.sampler = SourceSampler(self.dataset, self.shares)
 
     def __getitem__(self, index: tuple[int, int]) -> Sample:
         """Scene (epoch, index)."""

@@ -1,13 +1,37 @@
 """Drawing objects and photos by source, so that no kind of photo crowds out the others."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from sharpmask.coco.annotations import CocoDataset
+from sharpmask.coco.annotations import CocoDataset, Instance
 from sharpmask.data.sampling import InstanceSampler
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Which photos of its files a run learns from, and how often from each kind.
+
+    Attributes:
+        shares: Fixed shares of some sources of the scenes (see ``SourceSampler``).
+        sources_kept_back: Sources whose photos are never trained on.
+        photos_kept_back: Number of photos of other sources never trained on (see ``keep_back``).
+    """
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    sources_kept_back: Collection[str] = ()
+    photos_kept_back: int = 0
+
+    def origin(self) -> dict[str, Any]:
+        """What tells a run with this mixture from others, by the option that gives it."""
+        return {
+            "share": dict(self.shares) or None,
+            "keep-back-source": sorted(self.sources_kept_back) or None,
+            "keep-back": self.photos_kept_back or None,
+        }
 
 
 class SourceSampler:
@@ -19,15 +43,21 @@ class SourceSampler:
     Args:
         dataset: Images and objects; ``CocoImage.source`` says where a photo is from.
         shares: Fixed shares of some sources, with a sum of at most 1; the others share the rest.
+        usable: Which objects may be drawn.
 
     Raises:
         ValueError: No object to learn from, shares beyond 1, or a share of an unknown source.
     """
 
-    def __init__(self, dataset: CocoDataset, shares: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        shares: Mapping[str, float],
+        usable: Callable[[Instance], bool] = lambda _: True,
+    ) -> None:
         members: dict[str, list[int]] = {}
         for number, image in enumerate(dataset.images):
-            if image.instances:
+            if any(usable(instance) for instance in image.instances):
                 members.setdefault(image.source, []).append(number)
         if not members:
             raise ValueError("the annotations hold no object to learn from")
@@ -46,7 +76,7 @@ class SourceSampler:
         weights = {s: shares.get(s, rest * root / max(others, 1e-9)) for s, root in roots.items()}
         self.sources = sorted(members)
         self._instances = [
-            InstanceSampler(dataset, images=members[source]) for source in self.sources
+            InstanceSampler(dataset, usable, members[source]) for source in self.sources
         ]
         self._complete = [
             [k for k in members[source] if dataset.images[k].complete] for source in self.sources

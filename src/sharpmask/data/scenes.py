@@ -5,7 +5,8 @@ a patch teaches one. Objects cut out of other photos are pasted in (Ghiasi et al
 Scene k of an epoch is a pure function of (seed, epoch, k).
 """
 
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
@@ -17,13 +18,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sharpmask.coco.annotations import CocoDataset
+from sharpmask.data.mixture import SourceSampler
 from sharpmask.data.patches import PhotoCache, augment, cut, cut_out, mask_image
 from sharpmask.data.sampling import (
     MAX_OCTAVES,
     MAX_SHIFT,
     NEGATIVE_OCTAVES,
     NEGATIVE_SHIFT,
-    InstanceSampler,
 )
 from sharpmask.geometry import GREY, PatchGeometry, PyramidGeometry
 from sharpmask.shapes import Bool, Float, Int, UInt8
@@ -99,6 +100,7 @@ class Scenes(Dataset[Item], Generic[Item, Geometry]):
         windows: Most windows whose masks are learned, of a scene or of each of its levels.
         copy_paste: Mean number of objects pasted into a scene.
         colour_jitter: Strength of ``augment``, 0 for none.
+        shares: Fixed shares of some sources (see ``SourceSampler``).
     """
 
     dataset: CocoDataset
@@ -109,6 +111,7 @@ class Scenes(Dataset[Item], Generic[Item, Geometry]):
     windows: int
     copy_paste: float = 0.0
     colour_jitter: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def photo(self) -> PhotoCache:
@@ -122,9 +125,8 @@ class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry])
     """Scenes by (epoch, index).
 
     One in four lies anywhere in a completely labelled photo, at any scale. The others show an
-    object at its canonical scale (jittered as positives are): in two of three its category is drawn
-    first, then the object; in one its photo. Where no photo is completely labelled all show an
-    object, drawn in turns by category and by photo.
+    object at its canonical scale (jittered as positives are), and all do where no photo is
+    completely labelled.
 
     ``scene_size`` is a multiple of the stride, ``windows`` the most cells of a scene that the mask
     head learns from.
@@ -141,11 +143,11 @@ class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry])
                 f"{geometry.patch_size}, got {self.scene_size}"
             )
         largest = 2.0 ** SCENE_OCTAVES[1]
-        self.instances = InstanceSampler(
+        self.sampler = SourceSampler(
             self.dataset,
+            self.shares,
             lambda instance: geometry.canonical_scale(np.array(instance.box)) <= largest,
         )
-        self.complete = [k for k, image in enumerate(self.dataset.images) if image.complete]
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Image, labels, cells (row, column) and masks of scene (epoch, index)."""
@@ -192,13 +194,12 @@ class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry])
     ) -> tuple[int, tuple[float, float], float]:
         """Photo, centre (x, y) in it and scale of a scene."""
         geometry = self.geometry
-        if number % 4 == 3 and self.complete:
-            image = self.complete[rng.integers(len(self.complete))]
+        if number % 4 == 3 and self.sampler.has_complete:
+            image = self.sampler.complete_photo(rng)
             center = rng.random(2) * self.dataset.images[image].size[::-1]
             scale = 2 ** rng.uniform(*SCENE_OCTAVES)
         else:
-            draw = self.instances.by_category if number % 2 == 0 else self.instances.by_image
-            image, instance = draw(rng)
+            image, instance = self.sampler.object(rng)
             box = np.array(self.dataset.images[image].instances[instance].box)
             jitter = 2 ** rng.uniform(-MAX_OCTAVES, MAX_OCTAVES)
             scale = float(geometry.canonical_scale(box)) * jitter
@@ -237,7 +238,7 @@ class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry])
         center: Float[np.ndarray, "2"],
     ) -> None:
         """Paste an object cut out of some photo, near its canonical scale, over the others."""
-        number, index = self.instances.by_image(rng)
+        number, index = self.sampler.object(rng)
         instance = self.dataset.images[number].instances[index]
         left, top, right, bottom = (int(value) for value in instance.box)
         octave = rng.uniform(-MAX_OCTAVES, MAX_OCTAVES)

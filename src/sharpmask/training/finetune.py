@@ -16,14 +16,12 @@ from sharpmask.coco.labels import read_labels
 from sharpmask.coco.problems import raise_first
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.sizes import (
-    fitting_readings,
     most_objects,
     object_sides,
     recall_ceiling,
     share_in_reach,
 )
 from sharpmask.files import write_json
-from sharpmask.geometry import octaves_of
 from sharpmask.images import write_image
 from sharpmask.inference.batch import Progress, Report, silent, unshown
 from sharpmask.inference.proposer import Proposer
@@ -54,10 +52,12 @@ from sharpmask.training.tuning import (
     PATIENCE,
     SCORE,
     checked_scores,
+    choose_readings,
     fitted,
     limit_of,
     measured,
     recipe_of_run,
+    refuse_shared,
     split,
     step_seconds,
     tuning,
@@ -155,6 +155,7 @@ def finetune(
         learned_from, truth = split(file, seed=0)
     else:
         learned_from, truth = file, measured(sound_labels(Path(val), images))
+        refuse_shared(learned_from, truth)
     most = most_objects(file.images)
     chosen = choose_readings(learned_from, start, scales)
     fabric = fabric or Fabric(accelerator="auto", devices=1)
@@ -199,19 +200,6 @@ def sound_labels(labels: Path, images: Path) -> CocoFile:
     file = read_labels(labels, images)
     raise_first(file.path, (p for p in file.problems if p.kind.training == "refused"))
     return file
-
-
-def choose_readings(
-    file: CocoFile, model: SharpMaskPyramid, scales: str | Sequence[float]
-) -> tuple[float, ...]:
-    """Octaves at which photos are to be read.
-
-    Raises:
-        ValueError: Unknown name, or bad octaves.
-    """
-    if scales == "auto":
-        return fitting_readings(file.images, model.geometry, defaults.IMAGE_SIZE)
-    return octaves_of(scales, model.geometry.pyramids)
 
 
 def _tell_reach(

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from sharpmask.coco.annotations import CocoDataset, leave_out_unreadable, load_coco
+from sharpmask.data.mixture import Mixture, keep_back
 from sharpmask.files import fingerprint, owned, write_json
 from sharpmask.inference.batch import Report, silent
 from sharpmask.models.window_net import SavedNet
@@ -19,6 +20,8 @@ from sharpmask.training.loop import CHECKPOINT
 ORIGIN = "origin.json"
 """File of a run's folder that says what it learns from."""
 MODEL = "model.safetensors"
+KEPT_BACK = "kept_back.json"
+"""File of a run's folder that names the photos that it does not learn from."""
 
 StrPath = str | PathLike[str]
 
@@ -33,9 +36,11 @@ def train_on_files(
     fabric: Fabric,
     report: Report,
     origin: Mapping[str, Any],
+    mixture: Mixture,
+    seed: int,
     learn: Callable[..., dict[str, float]],
 ) -> dict[str, float]:
-    """Read the data, note what the run learns from, train.
+    """Read the data, note what the run learns from, keep back what it asks for, train.
 
     Args:
         model: Changed in place.
@@ -46,7 +51,11 @@ def train_on_files(
         fabric: Is launched.
         report: Is told, in a line each, what the data hold and what is left out of them.
         origin: What else the run learns from, by the option that gives it.
-        learn: Trains; is given the model and, by keyword, ``data`` and ``validation``.
+        mixture: Which of the photos are learned from. The names of the others are written to
+            ``output/kept_back.json``.
+        seed: Of the draw of photos kept back.
+        learn: Trains; is given the model and, by keyword, ``data``, ``validation``, ``shares`` and
+            ``known``, what the model's file tells beside other things.
 
     Returns:
         What ``learn`` returns.
@@ -62,10 +71,21 @@ def train_on_files(
             "command": f"train {model.architecture['model']}",
             "model": model.architecture,
             **origin,
+            **mixture.origin(),
             **data_origin(data, validation, Path(images)),
         }
         remember(output, origin, report=say, write=fabric.is_global_zero)
-        return learn(model, data=data, validation=validation)
+        rest, kept = keep_back(
+            data, sources=mixture.sources_kept_back, count=mixture.photos_kept_back, seed=seed
+        )
+        known: dict[str, Any] = {"shares": dict(mixture.shares)} if mixture.shares else {}
+        if kept.images:
+            folder = Path(images)
+            names = sorted(image.path.relative_to(folder).as_posix() for image in kept.images)
+            known["kept_back"] = names
+            if fabric.is_global_zero:
+                write_json(output / KEPT_BACK, names, indent=0)
+        return learn(model, data=rest, validation=validation, shares=mixture.shares, known=known)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Training of the model on a feature pyramid: all levels, scores and masks together."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.level_scenes import LevelSceneBatch, LevelSceneDataset, collate_level_scenes
-from sharpmask.data.mixture import keep_back
-from sharpmask.files import write_json
+from sharpmask.data.mixture import Mixture
 from sharpmask.inference.batch import Report, silent
 from sharpmask.models.pretrained import load_trunk, save
 from sharpmask.models.pyramid import SharpMaskPyramid, build_pyramid
@@ -43,9 +42,7 @@ def train_pyramid(
     images: StrPath,
     output: StrPath,
     init: StrPath | None = None,
-    shares: Mapping[str, float] | None = None,
-    keep_sources: Collection[str] = (),
-    keep_photos: int = 0,
+    mixture: Mixture | None = None,
     recipe: Recipe | None = None,
     fabric: Fabric | None = None,
     workers: int = 1,
@@ -55,18 +52,15 @@ def train_pyramid(
 ) -> dict[str, float]:
     """All levels of a feature pyramid at once: what ``sharpmask train pyramid`` does.
 
-    Writes the model to ``output/model.safetensors``, also while it learns, and the names of the
-    photos kept back to ``output/kept_back.json``; the same call goes on with a run that was
-    stopped.
+    Writes the model to ``output/model.safetensors``, also while it learns; the same call goes on
+    with a run that was stopped.
 
     Args:
         train: As in ``train_deepmask``, and so are all that are not named here.
         images: Folder of the photos.
         output: Folder of the run.
         init: Weights of the trunk: a file or Hugging Face repository.
-        shares: Fixed shares of some sources of the scenes (see ``SourceSampler``).
-        keep_sources: Sources whose photos are never trained on.
-        keep_photos: Number of photos of other sources never trained on (see ``keep_back``).
+        mixture: Which of the photos it learns from, and how often.
         recipe: All numbers; ``pyramid()`` if None.
         fabric: Device, precision and number of processes; one device if None.
         workers: Processes that prepare data.
@@ -87,30 +81,18 @@ def train_pyramid(
     model = build_pyramid(**architecture)
     if init:
         load_trunk(model.backbone, init)
-    origin = {
-        "init": source_fingerprint(init) if init else None,
-        "share": dict(shares or {}),
-        "keep-source": sorted(keep_sources) or None,
-        "keep-photos": keep_photos,
-    }
 
-    def learn(
-        model: SharpMaskPyramid, *, data: CocoDataset, validation: CocoDataset | None
-    ) -> dict[str, float]:
-        assert validation is None
-        rest, kept = keep_back(data, sources=keep_sources, count=keep_photos, seed=recipe.seed)
-        folder = Path(images)
-        names = sorted(image.path.relative_to(folder).as_posix() for image in kept.images)
-        if fabric.is_global_zero:
-            write_json(output / "kept_back.json", names, indent=0)
+    def learn(model: SharpMaskPyramid, **given: Any) -> dict[str, float]:
+        given.pop("validation")  # None: nothing is measured on the way
         return fit_pyramid(
-            model, data=rest, recipe=recipe, output=output, fabric=fabric, workers=workers,
-            shares=shares, known={"kept_back": names}, on_step=on_step,
+            model, recipe=recipe, output=output, fabric=fabric, workers=workers, on_step=on_step,
+            **given,
         )  # fmt: skip
 
     return train_on_files(
-        model, train, images, None, output=output, fabric=fabric, report=report, origin=origin,
-        learn=learn,
+        model, train, images, None, output=output, fabric=fabric, report=report,
+        origin={"init": source_fingerprint(init) if init else None},
+        mixture=mixture or Mixture(), seed=recipe.seed, learn=learn,
     )  # fmt: skip
 
 
@@ -151,7 +133,7 @@ def fit_pyramid(
     for layer in model.backbone.layers_to(recipe.frozen_stride):
         layer.requires_grad_(False)
     scenes = LevelSceneDataset(
-        data, model.geometry, shares=shares, readings=readings, **recipe.scenes()
+        data, model.geometry, shares=shares or {}, readings=readings, **recipe.scenes()
     )
 
     def loss(network: nn.Module, batch: LevelSceneBatch) -> dict[str, Tensor]:
@@ -159,9 +141,7 @@ def fit_pyramid(
         masks, scores = network(images, batch.cells)
         return level_scene_loss(masks, scores, batch, score_weight=recipe.score_weight)
 
-    counts = {
-        "photos": len(data.images), "objects": objects_in(data), "shares": dict(shares or {})
-    }  # fmt: skip
+    counts = {"photos": len(data.images), "objects": objects_in(data)}
     told = {"data": counts, **(known or {})}
     keep = keep or (lambda learned: save(model, output / MODEL, metadata=learned))
     return fit(

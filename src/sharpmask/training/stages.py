@@ -1,6 +1,6 @@
 """The two stages of training: DeepMask, then the refinement on top of it (section 3.3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sharpmask.coco.annotations import CocoDataset
+from sharpmask.data.mixture import Mixture
 from sharpmask.data.patches import PatchBatch, PatchDataset, collate
 from sharpmask.data.sampling import Patch, PatchSampler
 from sharpmask.data.scenes import SceneBatch, SceneDataset, collate_scenes
@@ -43,6 +44,7 @@ def train_deepmask(
     output: StrPath,
     val: StrPath | None = None,
     init: StrPath | None = None,
+    mixture: Mixture | None = None,
     recipe: Recipe | None = None,
     fabric: Fabric | None = None,
     workers: int = 1,
@@ -60,7 +62,8 @@ def train_deepmask(
         images: Folder of the photos.
         output: Folder of the run.
         val: COCO annotation file to measure on; its photos lie in ``images`` too.
-        init: ImageNet weights of the backbone: a file or Hugging Face repository.
+        init: Weights of the backbone: a file or Hugging Face repository.
+        mixture: Which of the photos it learns from, and how often.
         recipe: All numbers; ``recipes.deepmask()`` if None.
         fabric: Device, precision and number of processes; one device if None.
         workers: Processes that prepare data.
@@ -85,6 +88,7 @@ def train_deepmask(
     return train_on_files(
         model, train, images, val, output=output, fabric=fabric, report=report,
         origin={"init": source_fingerprint(init) if init else None},
+        mixture=mixture or Mixture(), seed=recipe.seed,
         learn=partial(
             train_stage, recipe=recipe, output=output, fabric=fabric, workers=workers,
             on_step=on_step,
@@ -99,6 +103,7 @@ def train_sharpmask(
     output: StrPath,
     deepmask: StrPath,
     val: StrPath | None = None,
+    mixture: Mixture | None = None,
     recipe: Recipe | None = None,
     fabric: Fabric | None = None,
     workers: int = 1,
@@ -115,6 +120,7 @@ def train_sharpmask(
         deepmask: Stage one: a run's folder, model file, name or Hugging Face repository. It is
             not changed.
         val: COCO annotation file to measure on.
+        mixture: Which of the photos it learns from, and how often.
         recipe: All numbers; ``recipes.sharpmask()`` if None.
         fabric: Device, precision and number of processes; one device if None.
         workers: Processes that prepare data.
@@ -141,6 +147,7 @@ def train_sharpmask(
     figures = train_on_files(
         model, train, images, val, output=output, fabric=fabric, report=report,
         origin={"deepmask": source_fingerprint(deepmask)},
+        mixture=mixture or Mixture(), seed=recipe.seed,
         learn=partial(
             train_stage, recipe=recipe, output=output, fabric=fabric, workers=workers,
             on_step=on_step,
@@ -164,6 +171,8 @@ def train_stage(
     output: Path,
     fabric: Fabric,
     workers: int = 1,
+    shares: Mapping[str, float] | None = None,
+    known: Mapping[str, Any] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
     """Train stage one (a DeepMask) or stage two (a SharpMask: its DeepMask stays as it is).
@@ -180,12 +189,13 @@ def train_stage(
     else:
         for layer in model.backbone.layers_to(recipe.frozen_stride):
             layer.requires_grad_(False)
-    dataset, make_batch = samples(model, data, recipe)
+    dataset, make_batch = samples(model, data, recipe, shares or {})
 
     def loss(network: nn.Module, batch: PatchBatch | SceneBatch) -> dict[str, Tensor]:
         weight = recipe.score_weight
         if isinstance(batch, SceneBatch):
-            masks, scores = network(batch.images, batch.cells)
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            masks, scores = network(images, batch.cells)
             mask, score = scene_loss(masks, scores, batch, score_weight=weight)
         else:
             masks, scores = network(batch.windows)
@@ -197,6 +207,7 @@ def train_stage(
     if validation and fabric.is_global_zero:
         validate = validator(validation, model.geometry, VALIDATION_OBJECTS, fabric)
     counts = {"photos": len(data.images), "objects": objects_in(data)}
+    told = {"data": counts, **(known or {})}
     return fit(
         model,
         dataset=dataset,
@@ -207,17 +218,22 @@ def train_stage(
         output=output,
         fabric=fabric,
         workers=workers,
-        save=lambda known: save(model, output / MODEL, metadata={"data": counts, **known}),
+        save=lambda learned: save(model, output / MODEL, metadata={**told, **learned}),
         on_step=on_step,
     )
 
 
 def samples(
-    model: PatchModel, data: CocoDataset, recipe: Recipe
+    model: PatchModel, data: CocoDataset, recipe: Recipe, shares: Mapping[str, float]
 ) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
     """The patches or scenes that a recipe asks for, and what makes a batch of them."""
     if recipe.batches == "scenes":
-        return SceneDataset(data, model.geometry, **recipe.scenes()), collate_scenes
+        return SceneDataset(data, model.geometry, shares=shares, **recipe.scenes()), collate_scenes
+    if shares:
+        raise ValueError(
+            "--share: only what learns from scenes keeps shares; leave it out, or choose another "
+            "--recipe"
+        )
     sampler = PatchSampler(
         data,
         model.geometry,

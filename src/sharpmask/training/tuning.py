@@ -14,8 +14,9 @@ from lightning_fabric import Fabric
 from sharpmask.coco.annotations import CocoDataset
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.records import Box, ImageEntry
-from sharpmask.coco.sizes import reduction_of
+from sharpmask.coco.sizes import fitting_readings, reduction_of
 from sharpmask.defaults import IMAGE_SIZE
+from sharpmask.geometry import octaves_of
 from sharpmask.models.pretrained import build, read_metadata
 from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.training.loop import CHECKPOINT
@@ -114,6 +115,34 @@ def measured(file: CocoFile) -> CocoFile:
     if not images:
         raise ValueError(f"{file.path}: no photo has objects and sound labels to measure on")
     return replace(file, images=images)
+
+
+def refuse_shared(learned_from: CocoFile, measured_on: CocoFile) -> None:
+    """Photos that are learned from say nothing about others.
+
+    Raises:
+        ValueError: A photo is in both files.
+    """
+    learned = {image.file_name for image in learned_from.images}
+    shared = [image.file_name for image in measured_on.images if image.file_name in learned]
+    if shared:
+        raise ValueError(
+            f"{measured_on.path}: {len(shared)} of its photos are in {learned_from.path} too, e.g. "
+            f"{shared[0]}; leave them out of one of the two, or leave out --val"
+        )
+
+
+def choose_readings(
+    file: CocoFile, model: SharpMaskPyramid, scales: str | Sequence[float]
+) -> tuple[float, ...]:
+    """Octaves at which photos are to be read.
+
+    Raises:
+        ValueError: Unknown name, or bad octaves.
+    """
+    if scales == "auto":
+        return fitting_readings(file.images, model.geometry, IMAGE_SIZE)
+    return octaves_of(scales, model.geometry.pyramids)
 
 
 def limit_of(min_size: float, readings: Sequence[float]) -> Callable[[ImageEntry, Box], bool]:
