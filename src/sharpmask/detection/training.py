@@ -49,8 +49,8 @@ def train_detector(
     stopped: regions and their vectors are kept.
 
     Args:
-        train: COCO annotation files. On photos that are partly labelled nothing is taken for
-            background.
+        train: COCO annotation files; boxes are enough. On photos that are partly labelled nothing
+            is taken for background.
         images: Folder of the photos.
         output: Folder of the run.
         val: COCO annotation file to measure Average Precision on.
@@ -77,7 +77,9 @@ def train_detector(
     val = Path(val) if val else None
     proposing = proposing or Proposing()
     fabric = Fabric(accelerator="cpu", devices=1)
-    with data_of_run(train, images, val, output=output, fabric=fabric, report=report) as read:
+    with data_of_run(
+        train, images, val, output=output, fabric=fabric, report=report, boxes=True
+    ) as read:
         data, validation = read
         numbers = frequent_categories(data, min_objects, categories)
         chosen = chosen_categories(data, numbers)
