@@ -16,5 +16,5 @@ MIN_SCORE = 0.05
 """Detections with a lower score are left out."""
 OVERLAY_MASKS = 10
 """Masks drawn on a photo."""
-OVERLAY_SCORE = 0.2
+OVERLAY_SCORE = 0.15
 """Detections with at least this score are drawn on a photo."""
