@@ -2,8 +2,9 @@
 
 Trains on the completely labelled photos for the categories with at least 50 objects there, and
 measures COCO AP: with the proposals' scores in the product and without, beside the ceiling (perfect
-labels on the same proposals) and, given --selective-search, beside selective search's proposals,
-which needs opencv-contrib-python-headless. Finished parts lie in --work and are not repeated.
+labels on the same proposals) and, given --selective-search, on selective search's proposals, by the
+same detectors, which learned on ours; that needs opencv-contrib-python-headless. Finished parts lie
+in --work and are not repeated.
 
     python benchmarks/detection.py --train train.json --val val.json --images DIR --work DIR
 """
@@ -139,14 +140,16 @@ def main() -> None:
     shipped = trained("fast-rcnn", learned, data, wide, vectors, folder / "shipped.safetensors")
     of_shipped = kept(folder / "shipped.json", partial(measured.figures, shipped, TRAINED_WITH))
     print("shipped", of_shipped, flush=True)
-    figures = compare("ours", learned, measured, data, validation, numbers, folder)
+    heads = {
+        kind: trained(kind, learned, data, numbers, vectors, folder / f"{kind}.safetensors")
+        for kind in NAMES
+    }
+    figures = compare("ours", heads, measured, validation, folder)
     curve = by_examples(learned, numbers, categories, vectors, measured, folder)
     if arguments.selective_search:
-        of_search = replace(measured, photos=searched("val", validation.images, work))
-        learned = searched("train", data.images, work)
-        folder = work / "selective_search"
+        of_search = replace(measured, photos=searched(validation.images, work))
         figures |= compare(
-            "selective search", learned, of_search, data, validation, numbers, folder
+            "selective search", heads, of_search, validation, work / "selective_search"
         )
     draw(figures, curve)
     store(
@@ -164,11 +167,9 @@ def main() -> None:
 
 def compare(
     method: str,
-    learned: Photos,
+    heads: Mapping[Kind, RegionHead],
     measured: Measured,
-    data: CocoDataset,
     validation: CocoDataset,
-    numbers: Mapping[int, int],
     folder: Path,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """AP on a method's regions, by their number: perfect labels, and both kinds of detectors."""
@@ -183,10 +184,8 @@ def compare(
         ceiling = partial(measured.ceiling, validation, count)
         note("perfect labels", count, "ceiling", ceiling)
     for kind, name in NAMES.items():
-        file = folder / f"{kind}.safetensors"
-        head = trained(kind, learned, data, numbers, measured.describe, file)
         for count in COUNTS:
-            find = partial(measured.figures, head, count)
+            find = partial(measured.figures, heads[kind], count)
             note(name, count, kind, find)
             if method == "ours":  # selective search gives no scores
                 label = f"{name} without scores"
@@ -194,9 +193,9 @@ def compare(
     return figures
 
 
-def searched(split: str, images: Sequence[CocoImage], work: Path) -> Photos:
+def searched(images: Sequence[CocoImage], work: Path) -> Photos:
     """Photos with the regions of selective search."""
-    file = work / f"selective_search_{split}.json"
+    file = work / "selective_search.json"
     kept(file, lambda: selective_search(images))
     source = FileRegions(file, max(COUNTS), images, print)
     return list(regions_of_all(images, source, report=print))
