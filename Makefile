@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip
 # Bytecode is kept, so that hundreds of processes that tests start compile nothing again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo small test test-slow test-real reliability audit lint clean
+.PHONY: demo small test test-slow test-real reliability audit lint tables site release clean
 
 demo: .venv/package.stamp
 	$(BIN)/sharpmask propose src/sharpmask/assets/coffee.jpg --output demo
@@ -42,9 +42,25 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zensical build --clean --strict
+
+# Copies stored results and help texts into README and the pages.
+tables: .venv/dev.stamp
+	$(BIN)/cog -r README.md docs/*.md
+
+# The pages as a web site, in site/.
+site: .venv/dev.stamp
+	$(BIN)/zensical build --clean --strict
+	@echo "Open site/index.html, or: python -m http.server --directory site"
+
+# Wheel, source archive, list of parts and hashes in dist/, checked; built twice and compared.
+release: .venv/dev.stamp
+	$(PIP) install --quiet --constraint constraints.txt --group release
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python .ci/release.py dist
 
 clean:
-	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The stamps keep the installation from being repeated until what it depends on changes.
 .venv/package.stamp: pyproject.toml constraints.txt

@@ -21,9 +21,10 @@ from rich.progress import track
 import sharpmask
 from machine import store
 from sharpmask import defaults
-from sharpmask.geometry import Geometry, PatchGeometry
+from sharpmask.geometry import PatchGeometry
 from sharpmask.images import read_image
 from sharpmask.inference.tiles import Tile
+from sharpmask.pyramid_geometry import Geometry
 
 COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"
 

@@ -4,11 +4,15 @@ cog -r README.md docs/*.md      # rewrites the blocks
 cog --check README.md docs/*.md # what the tests do
 """
 
+import ast
 import json
 from pathlib import Path
+from textwrap import dedent, fill
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MODEL = "sharpmask-pyramid-nano"
 
 
 def result(name: str) -> dict[str, Any]:
@@ -21,6 +25,19 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code(file: str, name: str) -> str:
+    """A function or method of the package, without its docstring, for the page of the method."""
+    source = (ROOT / "src" / "sharpmask" / file).read_text()
+    node: Any = ast.parse(source)
+    for part in name.split("."):
+        node = next(child for child in node.body if getattr(child, "name", "") == part)
+    told = node.body[0]  # the docstring
+    lines = source.splitlines()
+    kept = lines[node.lineno - 1 : told.lineno - 1] + lines[told.end_lineno : node.end_lineno]
+    note = "<!-- not run: a part of the package -->"
+    return f"{note}\n```python\n{dedent(chr(10).join(kept))}\n```"
 
 
 def recall() -> str:
@@ -37,6 +54,76 @@ def recall() -> str:
         figures += [content["boundary"]["boundary_iou"]]
         rows.append([f"`{content['method']}`", *(f"{100 * value:.1f}" for value in figures)])
     return table(header, rows)
+
+
+def summary() -> str:
+    """README's figures: what the models find, and how long a photo takes them."""
+    times: dict[tuple[str, str], float] = {}
+    for row in result("photo_time")["rows"]:
+        if not row["engine"].endswith("bf16"):
+            key = row["model"], row["scales"]
+            times[key] = min(row["median_s"], times.get(key, row["median_s"]))
+    rows = []
+    for name, scales in (
+        ("sharpmask-pyramid-nano", "default"),
+        ("sharpmask-pyramid-nano", "fast"),
+        ("sharpmask-mobilenetv2", "default"),
+    ):
+        kind = "" if scales == "default" else f"_{scales}"
+        content = result(f"evaluation_{name}{kind}")
+        boxes, masks = content["boxes"], content["masks"]
+        values = [boxes["AR@100"], *(masks[f"AR@{count}"] for count in (10, 100, 1000))]
+        cells = [f"{100 * value:.1f}" for value in [*values, masks["AR_S"]]]
+        rows.append([f"`{content['method']}`", *cells, f"{times[name, scales]:.2f} s"])
+    return table(["model", "box AR@100", "mask AR@10", "@100", "@1000", "small", "time"], rows)
+
+
+PUBLISHED = [
+    ["SharpMask, 2016", "-", "36.7 / 27.6 [1]", "-", "-", "-", "-"],
+    ["SAM, ViT-B", "-", "39.6 / - [2]", "49.4 [3]", "375 [3]", "Apache-2.0", "-"],
+    ["MobileSAM", "-", "-", "25.4 [3]", "40.7 [3]", "Apache-2.0", "no [3]"],
+    ["FastSAM (of YOLOv8x)", "-", "47.3 / - [2]", "-", "-", "AGPL-3.0 parts", "-"],
+    ["FastSAM-s", "-", "-", "0.056 [3]", "23.7 [3]", "AGPL-3.0 parts", "-"],
+    ["YOLO11n-seg: 80 kinds", "-", "-", "0.030 [3]", "5.9 [3]", "AGPL-3.0", "yes"],
+]
+"""What others published; the sources stand below the table."""
+
+
+def comparison() -> str:
+    """What one would otherwise use: on the same photos in the same run, or as published."""
+    content = result("peers")
+    peers = content["rows"]
+
+    def measured(name: str) -> tuple[str, str]:
+        row = peers[name]
+        recalls = [kind["AR@100"] if kind else None for kind in (row["boxes"], row["masks"])]
+        both = " / ".join("-" if value is None else f"{100 * value:.1f}" for value in recalls)
+        return both, f"{row['median_cpu_s']:.2f}"
+
+    model = ROOT / "src" / "sharpmask" / "weights" / f"{MODEL}.safetensors"
+    size = f"{model.stat().st_size / 1e6:.1f}"
+    recall, seconds = measured("sharpmask, 100 proposals")
+    rows = [["**sharpmask**", recall, "-", seconds, size, "Apache-2.0", "yes"]]
+    recall, seconds = measured("selective search")
+    published = "16.3 / 9.5 [1]"
+    rows.append(["selective search", recall, published, seconds, "-", "Apache-2.0", "no need"])
+    recall, seconds = measured("Felzenszwalb")
+    rows.append(["Felzenszwalb's segments", recall, "-", seconds, "-", "BSD-3", "no need"])
+    header = ["method", f"{content['photos']} photos", "COCO", "seconds", "MB", "licence"]
+    return table([*header, "trains on a CPU"], [*rows, *PUBLISHED])
+
+
+def peers() -> str:
+    """All that ``benchmarks/peers.py`` measured."""
+    rows = []
+    for name, row in result("peers")["rows"].items():
+        cells = [f"{100 * row['boxes'][f'AR@{count}']:.1f}" for count in (10, 100, 1000)]
+        for count in (10, 100, 1000):
+            masks = row["masks"]
+            cells.append(f"{100 * masks[f'AR@{count}']:.1f}" if masks else "-")
+        rows.append([name, *cells, f"{row['median_s']:.2f} s", f"{row['median_cpu_s']:.2f} s"])
+    header = ["method", "box AR@10", "@100", "@1000", "mask AR@10", "@100", "@1000"]
+    return table([*header, "time", "processor time"], rows)
 
 
 def held_out() -> str:
@@ -194,7 +281,7 @@ def photo_times() -> str:
     return table(header, rows)
 
 
-def card(name: str) -> str:
+def card_list(name: str) -> str:
     """What a shipped model says of itself."""
     from sharpmask.models.pretrained import load, read_metadata
     from sharpmask.models.sources import resolve
@@ -202,15 +289,22 @@ def card(name: str) -> str:
     metadata = read_metadata(name)
     size = resolve(name).stat().st_size
     parameters = sum(p.numel() for p in load(name).parameters())
-    data, recipe = metadata["data"], metadata["recipe"]
-    rows = [
-        ["architecture", f"`{json.dumps(metadata['architecture'])}`"],
-        ["size", f"{parameters:,} parameters, {size / 1e6:.1f} MB (float16)"],
-        ["trained on", f"{data['source']}; {data['objects']} objects in {data['photos']} photos"],
-        ["recipe", f"`{json.dumps(recipe)}`"],
-        ["licence", metadata["licence"]],
-    ]
-    return table(["", name], rows)
+    data = metadata["data"]
+    items = {
+        "Size": f"{parameters:,} parameters, {size / 1e6:.1f} MB (float16)",
+        "Trained on": f"{data['source']}; {data['objects']} objects in {data['photos']} photos",
+        "Architecture": _settings(metadata["architecture"]),
+        "Recipe": _settings(metadata["recipe"]),
+        "Licence": metadata["licence"],
+    }
+    return "\n".join(
+        fill(f"- **{key}**: {text}", 98, subsequent_indent="  ", break_on_hyphens=False)
+        for key, text in items.items()
+    )
+
+
+def _settings(of: dict[str, Any]) -> str:
+    return ", ".join(f"`{key}={json.dumps(value)}`" for key, value in of.items())
 
 
 def speed() -> str:
@@ -441,3 +535,58 @@ def batch_assumed() -> str:
     assumed = result("batch_simulation")["assumed"]
     rows = [[f"`{name}`", f"{value:g}"] for name, value in assumed.items()]
     return table(["assumed", "value"], rows)
+
+
+def commands() -> str:
+    """Every command with its arguments and options, as the program itself tells them."""
+    from typer.main import get_command
+
+    from sharpmask.cli.main import app
+
+    lines: list[str] = []
+    program: Any = get_command(app)
+    for name in program.list_commands(None):
+        lines += _command(program.get_command(None, name), f"sharpmask {name}")
+    return "\n".join(lines).rstrip()
+
+
+def _command(command: Any, path: str) -> list[str]:
+    """A command, or a group and all its commands."""
+    lines = [f"## `{path}`", "", *_paragraphs(command.help or ""), ""]
+    if hasattr(command, "list_commands"):
+        for name in command.list_commands(None):
+            lines += _command(command.get_command(None, name), f"{path} {name}")
+        return lines
+    shown = [param for param in command.params if param.name != "help" and not param.hidden]
+    arguments = [param for param in shown if param.param_type_name == "argument"]
+    usage = " ".join(f"{_name(param)}{'...' if param.nargs < 0 else ''}" for param in arguments)
+    lines += ["```text", f"{path} [OPTIONS] {usage}".rstrip(), "```", ""]
+    for param in shown:
+        lines += _parameter(param)
+    return lines
+
+
+def _name(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
+def _paragraphs(text: str) -> list[str]:
+    parts = [" ".join(part.split()) for part in text.split("\n\n")]
+    return "\n\n".join(fill(part, 98, break_on_hyphens=False) for part in parts).split("\n")
+
+
+def _parameter(param: Any) -> list[str]:
+    """An argument or option, its meaning, and what it is if it is not given."""
+    is_argument = param.param_type_name == "argument"
+    names = [_name(param)] if is_argument else [*param.opts, *param.secondary_opts]
+    told = " ".join((param.help or "").split())
+    if param.required:
+        told += " *Required.*"
+    elif isinstance(param.default, bool):
+        told += f" Default: `{names[0 if param.default else 1]}`." if param.secondary_opts else ""
+    elif isinstance(param.default, str | int | float | Path) and "Default:" not in told:
+        told += f" Default: `{getattr(param.default, 'value', param.default)}`."
+    meaning = fill(
+        told, 98, initial_indent=":   ", subsequent_indent="    ", break_on_hyphens=False
+    )
+    return [" / ".join(f"`{name}`" for name in names), meaning, ""]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpmask.geometry import PyramidGeometry
+from sharpmask.pyramid_geometry import PyramidGeometry
 
 LEVELS = range(4)
 geometries = st.builds(PyramidGeometry, cell_offset=st.sampled_from([0.5, 1.0]))

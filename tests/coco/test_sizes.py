@@ -12,7 +12,7 @@ from sharpmask.coco.sizes import (
     recall_ceiling,
     share_in_reach,
 )
-from sharpmask.geometry import PyramidGeometry, geometry_of
+from sharpmask.pyramid_geometry import PyramidGeometry, geometry_of
 
 GEOMETRY = PyramidGeometry(cell_offset=1.0)
 

@@ -9,7 +9,7 @@ from sharpmask.coco.annotations import load_coco
 from sharpmask.data import level_scenes
 from sharpmask.data.level_scenes import LevelSceneDataset, collate_level_scenes
 from sharpmask.data.pieces import Piece
-from sharpmask.geometry import PyramidGeometry
+from sharpmask.pyramid_geometry import PyramidGeometry
 from synthetic_coco import COLOURS
 
 SIZE = 320

@@ -8,8 +8,8 @@ from reference.thin_models import thin_pyramid, thinnest
 from sharpmask.detection.proposing import check_engine
 from sharpmask.detection.region_vectors import describe
 from sharpmask.engines.torch_engine import TorchEngine
-from sharpmask.geometry import PyramidGeometry
 from sharpmask.inference.proposer import Proposer
+from sharpmask.pyramid_geometry import PyramidGeometry
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sharpmask.geometry import PyramidGeometry
+from sharpmask.pyramid_geometry import PyramidGeometry
 
 
 class BrightPyramid:

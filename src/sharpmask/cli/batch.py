@@ -55,7 +55,9 @@ def batch(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(help="Folder for the Parquet parts, here or in a store (s3://bucket/found)."),
+        typer.Option(
+            help="Folder for the Parquet parts, here or in a store (s3://bucket/found). Needed."
+        ),
     ] = None,
     on: Annotated[  # noqa: ARG001  # one so far
         Literal["ray"], typer.Option(help="What runs it: ray.", rich_help_panel=WHERE)
@@ -114,6 +116,7 @@ def batch(
 
     The same command goes on with a run that was stopped or killed, on any machine: each photo is
     there once. A photo that cannot be read is a row with its error. docs/batch.md tells more.
+    Needs sharpmask[ray].
     """
     with clear_errors():
         if failed:

@@ -25,7 +25,7 @@ from sharpmask.coco.sizes import (
     recall_ceiling,
     share_in_reach,
 )
-from sharpmask.geometry import PyramidGeometry
+from sharpmask.pyramid_geometry import PyramidGeometry
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

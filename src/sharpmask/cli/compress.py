@@ -30,6 +30,7 @@ def compress(
     """Make a model of the papers' form faster: fewer numbers describe a window.
 
     The default model has another form. Check with evaluate what is still found.
+    Needs sharpmask[train].
     """
     with clear_errors():
         model = load(weights)

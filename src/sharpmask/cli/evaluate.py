@@ -89,7 +89,8 @@ def evaluate(
 ) -> None:
     """Measure the share of the labelled objects that is found: Average Recall of boxes and masks.
 
-    Writes evaluation.json and two plots, and prints a table. Categories are ignored. With
+    Writes evaluation.json and, with sharpmask[plots], two plots; prints a table. Categories are
+    ignored. With
     --detections it measures COCO's Average Precision instead, and writes precision.json.
 
     Exit status: 0 all was measured; 1 the report is written, but some photos could not be read, or

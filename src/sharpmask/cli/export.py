@@ -55,7 +55,8 @@ def export(
     """Write a model in a form that ONNX Runtime or OpenVINO runs without PyTorch.
 
     It has two parts, an encoder and a decoder, for photos of any size. It is run once and compared
-    with the original. Use it with --weights FOLDER.
+    with the original. Other commands read it by --weights FOLDER.
+    Needs sharpmask[onnx] or sharpmask[openvino,train].
     """
     with clear_errors():
         if int8 != (calibrate is not None) or (int8 and runtime != "openvino"):

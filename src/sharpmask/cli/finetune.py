@@ -79,11 +79,11 @@ def finetune(
     ] = "auto",
     workers: Workers = 1,
 ) -> None:
-    """Tune the default model to your own kind of photos: 20 to 500, all objects in them labelled.
+    """Tune the default model to photos of one kind: 20 to 500, with all objects of yours labelled.
 
     It holds some photos back and shows what the model finds in them before and after. Any time it
     is stopped the folder holds a model that can be used; if tuning finds no better one, that is
-    the model it started from.
+    the model it started from. Needs sharpmask[train,plots].
     """
     with clear_errors(), ExitStack() as stack:
         if precision == "auto":

@@ -19,10 +19,10 @@ NumProposals = Annotated[
 Scales = Annotated[
     str,
     typer.Option(
-        help="Sizes at which a photo is read: default, the model's own; fast (smaller ones, of "
-        "the default model only); zoom, slower, finds small objects; zoom2, slower still, smaller "
-        "ones; or exponents of two: --scales=-1,0,1 reads at half, once and twice 640 pixels, or "
-        "--image-size where that is given."
+        help="Sizes at which a photo is read: default, the model's own; fast (smaller ones, of the "
+        "default model only); zoom, slower, finds small objects; zoom2, slower still, smaller "
+        "ones; or exponents of two: with --scales=-1,0,1 a photo of 640 pixels or more is read at "
+        "320, 640 and 1280 pixels on the longer side."
     ),
 ]
 MaskThreshold = Annotated[
@@ -35,8 +35,8 @@ MaskThreshold = Annotated[
 Suppression = Annotated[
     float,
     typer.Option(
-        help="Put a mask at the end of the list if its IoU (overlap, 0 to 1) with one of higher "
-        "score exceeds this. It removes none."
+        help="Put a mask behind all others if its IoU (overlap, 0 to 1) with one of higher score "
+        "exceeds this: near repeats come last. None is removed; --distinct does that."
     ),
 ]
 Clean = Annotated[

@@ -24,7 +24,7 @@ def page(
 ) -> None:
     """Write the page for any web host: masks are computed in the visitor's browser.
 
-    The folder needs no server of its own: python -m http.server --directory FOLDER shows it.
+    Any web server can show the folder: python -m http.server --directory FOLDER.
     """
     with clear_errors():
         build_page(weights, output, runtime=runtime)

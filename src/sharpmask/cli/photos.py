@@ -27,7 +27,9 @@ STDIN = Path("-")
 
 Images = Annotated[
     list[Path],
-    typer.Argument(help="Photos, or folders of photos; - reads one photo from standard input."),
+    typer.Argument(
+        help="Photos, or folders of photos (not of folders); - reads one photo from standard input."
+    ),
 ]
 Annotations = Annotated[
     Path | None,

@@ -109,7 +109,7 @@ def propose(
     """Find objects in photos: write proposals.json (COCO results) and pictures of the best masks.
 
     A photo that cannot be read is reported and left out. The same command goes on with a run
-    that was stopped.
+    that was stopped; with other options it begins anew and replaces the results.
     """
     with (
         clear_errors(),

@@ -73,7 +73,7 @@ def serve(
         typer.Option(
             envvar="LABEL_STUDIO_API_KEY",
             show_envvar=True,
-            help="Label Studio's access token. Default: the one that it sends.",
+            help="Label Studio's access token. Default: the one that Label Studio sends.",
             rich_help_panel=TOOLS,
         ),
     ] = "",
@@ -109,7 +109,8 @@ def serve(
 ) -> None:
     """Serve a page in which people pick masks, and the interfaces of label tools.
 
-    Label Studio and X-AnyLabeling take the printed address as their backend.
+    Label Studio and X-AnyLabeling take the printed address as their backend. Needs
+    sharpmask[serve].
     """
     with clear_errors():
         with extras_for("serve"):

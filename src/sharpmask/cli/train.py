@@ -33,7 +33,7 @@ from sharpmask.models.backbones import BACKBONES
 from sharpmask.training.stages import train_deepmask, train_sharpmask
 
 app = typer.Typer(
-    help="Train a model of your own on labelled photos (COCO format).",
+    help="Train a model of your own on labelled photos (COCO format); needs sharpmask[train].",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sharpmask.coco.records import ImageEntry
-from sharpmask.geometry import PyramidGeometry
+from sharpmask.pyramid_geometry import PyramidGeometry
 from sharpmask.shapes import Float
 
 NOT_REACHED = 0.05

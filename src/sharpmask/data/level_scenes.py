@@ -19,7 +19,8 @@ from sharpmask.data.mixture import SourceSampler
 from sharpmask.data.patches import augment, cut, cut_out
 from sharpmask.data.pieces import Piece, SceneObject
 from sharpmask.data.scenes import Scenes
-from sharpmask.geometry import GREY, PyramidGeometry
+from sharpmask.geometry import GREY
+from sharpmask.pyramid_geometry import PyramidGeometry
 from sharpmask.shapes import Float, Int, UInt8
 
 POSITIVE_OCTAVES, IGNORED_OCTAVES = 0.6, 1.0

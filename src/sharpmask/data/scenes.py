@@ -26,7 +26,8 @@ from sharpmask.data.sampling import (
     NEGATIVE_OCTAVES,
     NEGATIVE_SHIFT,
 )
-from sharpmask.geometry import GREY, PatchGeometry, PyramidGeometry
+from sharpmask.geometry import GREY, PatchGeometry
+from sharpmask.pyramid_geometry import PyramidGeometry
 from sharpmask.shapes import Bool, Float, Int, UInt8
 
 SCENE_OCTAVES = (-2.75, 1.75)

@@ -4,8 +4,8 @@ import numpy as np
 
 from sharpmask.detection.roi_align import roi_align
 from sharpmask.engines.protocol import RegionEngine
-from sharpmask.geometry import PyramidGeometry
 from sharpmask.inference.prompts import ReadPhoto
+from sharpmask.pyramid_geometry import PyramidGeometry
 from sharpmask.shapes import Float
 
 CONTEXT = 2.0

@@ -12,8 +12,8 @@ import numpy as np
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
 from sharpmask.extras import MissingExtraError, extras_for
-from sharpmask.geometry import geometry_of
 from sharpmask.models.sources import WeightsError
+from sharpmask.pyramid_geometry import geometry_of
 from sharpmask.shapes import Float, Int, UInt8
 
 Runtime = Literal["openvino", "onnx"]

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from sharpmask.geometry import Geometry
+from sharpmask.pyramid_geometry import Geometry
 from sharpmask.shapes import Float, Int, UInt8
 
 ScoreMaps = tuple[Float[np.ndarray, "rows columns"], ...]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import starting
-from sharpmask.geometry import Geometry
 from sharpmask.models import deepmask
 from sharpmask.models.pretrained import Model
 from sharpmask.models.pyramid import PyramidFeatures, SharpMaskPyramid
+from sharpmask.pyramid_geometry import Geometry
 from sharpmask.shapes import Float, Int, UInt8
 
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpmask.geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
 from sharpmask.models.layers import Normalize, Padding, flatten, read_places
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
+from sharpmask.pyramid_geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
 from sharpmask.shapes import Float, Int
 
 NUM_LEVELS = 4
