@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from reference.thin_models import pyramid_file
 from sharpmask.cli.main import app
-from sharpmask.detection import fast_rcnn
+from sharpmask.detection import fast_rcnn, proposing
+from sharpmask.engines.load import load_engine
 from sharpmask.images import read_image
 from sharpmask.masks import decode
 from sharpmask.models.pretrained import read_metadata
@@ -43,8 +44,11 @@ def annotations(coco_folder, files):
 
 
 @pytest.fixture(autouse=True)
-def few_steps(monkeypatch):
+def quick(monkeypatch):
+    """Few steps, and no export of the proposer for a faster engine."""
     monkeypatch.setattr(fast_rcnn, "STEPS", 20)
+    torch_alone = lambda source, *_, **__: load_engine(source, "torch")  # noqa: E731
+    monkeypatch.setattr(proposing, "load_engine", torch_alone)
 
 
 def train(coco_folder, files, output, *more):
@@ -55,7 +59,7 @@ def train(coco_folder, files, output, *more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["rcnn", "fast-rcnn"])
+@pytest.mark.parametrize("kind", [pytest.param("rcnn", marks=pytest.mark.slow), "fast-rcnn"])
 def test_a_detector_is_trained_and_finds_named_objects(
     coco_folder, files, annotations, tmp_path, kind
 ):
