@@ -145,9 +145,12 @@ def detection() -> str:
     """AP of detectors by their proposals."""
     content = result("detection")
     names = ", ".join(content["categories"])
+    shipped = content["shipped"]
+    label = f"`detector-coco-nano`, {shipped['categories']} categories, ours"
+    methods = {**content["figures"], label: {str(content["proposals_in_training"]): shipped}}
     return (
         f"{content['photos']} training photos; categories with at least 50 objects in them: "
-        f"{names}.\n\n{precisions(content['figures'], 'proposals')}"
+        f"{names}.\n\n{precisions(methods, 'proposals')}"
     )
 
 

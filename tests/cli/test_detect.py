@@ -55,7 +55,7 @@ def train(coco_folder, files, output, *more):
     return run(
         "train", "detector", "--train", coco_folder.train, "--images", coco_folder.images,
         "--weights", files / "pyramid.safetensors", "--min-objects", "2", "--num-proposals", "8",
-        "--device", "cpu", "--output", output, *more,
+        "--device", "cpu", "--output", output, "--kind", "fast-rcnn", *more,
     )  # fmt: skip
 
 

@@ -169,8 +169,11 @@ def detector(
     output: Output,
     val: Val = None,
     kind: Annotated[
-        Kind, typer.Option(help="fast-rcnn, or rcnn, for few photos (docs/detection.md).")
-    ] = "fast-rcnn",
+        Kind,
+        typer.Option(
+            help="rcnn is better up to a hundred objects of each category, fast-rcnn with more."
+        ),
+    ] = "rcnn",
     category: Annotated[
         list[str] | None,
         typer.Option(help="Name of a category to learn; may be given several times. Default: all."),

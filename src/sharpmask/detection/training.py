@@ -34,7 +34,7 @@ def train_detector(
     images: StrPath,
     output: StrPath,
     val: StrPath | None = None,
-    kind: Kind = "fast-rcnn",
+    kind: Kind = "rcnn",
     categories: Sequence[str] = (),
     min_objects: int = 10,
     proposing: Proposing | None = None,
@@ -54,7 +54,7 @@ def train_detector(
         images: Folder of the photos.
         output: Folder of the run.
         val: COCO annotation file to measure Average Precision on.
-        kind: "fast-rcnn", or "rcnn" for few photos.
+        kind: "rcnn", the better one up to a hundred objects of a category, or "fast-rcnn".
         categories: Names of those to learn; all if empty.
         min_objects: Categories with fewer objects are left out.
         proposing: How regions are found.
