@@ -159,6 +159,12 @@ def detection_by_examples() -> str:
     return precisions(result("detection")["examples"], "examples")
 
 
+def detection_searched() -> str:
+    """AP of the same detectors on our proposals and on selective search's."""
+    content = result("detection")["searched"]
+    return f"On {content['photos']} photos:\n\n{precisions(content['figures'], 'proposals')}"
+
+
 def precisions(figures: dict[str, dict[str, dict[str, float]]], counted: str) -> str:
     """AP of methods by the number of something."""
     rows = []

@@ -47,6 +47,7 @@ def annotations(coco_folder, files):
 def quick(monkeypatch):
     """Few steps, and no export of the proposer for a faster engine."""
     monkeypatch.setattr(fast_rcnn, "STEPS", 20)
+    monkeypatch.setattr(fast_rcnn, "HIDDEN", 16)
     torch_alone = lambda source, *_, **__: load_engine(source, "torch")  # noqa: E731
     monkeypatch.setattr(proposing, "load_engine", torch_alone)
 
