@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("sharpmask-pyramid-nano", "fast"),
     ("sharpmask-mobilenetv2", "default"),
 )
-ENGINES: tuple[EngineName, ...] = ("openvino", "openvino-bf16")
+ENGINES: tuple[EngineName, ...] = ("onnx", "openvino", "openvino-bf16")
 ROUNDS = 7
 
 

@@ -33,6 +33,7 @@ import sharpmask
 from machine import store
 from sharpmask.coco.reader import CocoFile, load_ground_truth
 from sharpmask.compress.int8 import quantise
+from sharpmask.defaults import MODEL
 from sharpmask.engines.export import export
 from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import load_engine
@@ -72,6 +73,8 @@ def main() -> None:
         "OpenVINO": Proposer(openvino),
         "OpenVINO, bfloat16": Proposer(bfloat16),
         "OpenVINO, int8": Proposer(int8),
+        f"{MODEL}, ONNX Runtime": Proposer(engine="onnx"),
+        f"{MODEL}, OpenVINO, bfloat16": Proposer(engine="openvino-bf16"),
     }
     seconds = in_turns(
         {"product": matrix_product(4096)}
@@ -83,7 +86,7 @@ def main() -> None:
         truth = third(load_ground_truth(arguments.annotations, photos=True))
         for name, proposer in (
             ("torch, 500 windows refined", Proposer(openvino, num_candidates=500)),
-            *((name, way[name]) for name in way if name.startswith("OpenVINO")),
+            *((name, way[name]) for name in way if name.startswith(("OpenVINO", MODEL))),
         ):
             masks = evaluate_model(truth, arguments.images, proposer).masks
             assert masks is not None

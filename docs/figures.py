@@ -274,6 +274,43 @@ def ranking() -> str:
     return table([*header, "mask AR@10", "@100", "@1000", "S"], rows)
 
 
+def prompts() -> str:
+    """What boxes and clicks are answered with, and in which time."""
+    content = result("prompts")
+    sizes = content["objects"]
+    names = {"box": "true box", "click": "one click", "click, best of 3": "click, best of 3"}
+    header = ["mask IoU", *(f"{size} ({count})" for size, count in sizes.items()), "processor time"]
+    times = content["median_cpu_ms"]
+    rows = [
+        [
+            name,
+            *(f"{content['mask_iou'][key][size]:.3f}" for size in sizes),
+            f"{times[key.split(',')[0]]:.0f} ms",
+        ]
+        for key, name in names.items()
+    ]
+    return (
+        f"{content['photos']} photos of {content['annotations']}, {content['engine']}, one core; "
+        f"reading a photo takes {times['reading']:.0f} ms:\n\n" + table(header, rows)
+    )
+
+
+def serve_load() -> str:
+    """What health of the server takes under load, beside a server with nothing to do."""
+    content = result("serve_load")
+    rows = [
+        [name, f"{each['median']:.0f} ms", f"{each['p99']:.0f} ms", f"{each['worst']:.0f} ms"]
+        for name, each in content["health_ms"].items()
+    ]
+    memory = content["memory_mb"]
+    return (
+        table(["`GET /health` of a server that is", "median", "99 of 100", "worst"], rows)
+        + f"\n\n{content['config']}: {content['answers']} answers.\n"
+        f"Memory, from a third of the way on: {memory['first']:.0f} MB, "
+        f"at most {memory['most']:.0f} MB."
+    )
+
+
 def photo_times() -> str:
     """Time of a photo for each model and engine, beside a matrix product of the same run."""
     content = result("photo_time")
@@ -361,6 +398,15 @@ def targets() -> str:
         for name, key in kinds.items()
     }
     rows = [
+        *(
+            [
+                f"`{name.replace(',', '`,', 1)}, 100 proposals: time / time of a 4096^3 product",
+                f"{share:.2f}",
+                "at most .40" if name.endswith("ONNX Runtime") else "-",
+            ]
+            for name, share in relative.items()
+            if name.startswith("sharpmask-pyramid-nano")
+        ),
         [
             "`sharpmask-mobilenetv2`, 100 proposals: time / time of a 4096^3 product, best engine",
             f"{relative['OpenVINO, bfloat16']:.2f}",

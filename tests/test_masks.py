@@ -7,6 +7,7 @@ from pycocotools import mask as coco
 from sharpmask.masks import (
     decode,
     encode,
+    hold,
     rle_areas,
     rle_boxes,
     rle_iou,
@@ -117,6 +118,14 @@ def test_intersection_over_union(some):
 def test_decoding_what_does_not_fit_is_refused(counts):
     with pytest.raises(ValueError, match=r"RLE|counts"):
         decode({"size": [10, 11], "counts": counts})
+
+
+@given(st.lists(masks(size=(3, 4)), max_size=4))
+def test_a_pixel_is_held_by_the_masks_that_show_it(some):
+    rles = [encode(mask, (3, 4)) for mask in some]
+    for row, column in np.ndindex(3, 4):
+        expected = [bool(mask[row, column]) for mask in some]
+        assert hold(rles, row, column).tolist() == expected
 
 
 def test_none_at_all():

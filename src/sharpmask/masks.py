@@ -106,6 +106,15 @@ def rle_iou(
     return iou
 
 
+def hold(rles: Sequence[Rle], row: int, column: int) -> Bool[np.ndarray, " n"]:
+    """Which masks hold a pixel; their own pixels are not made for it."""
+    if not rles:
+        return np.zeros(0, bool)
+    height, width = rles[0]["size"]
+    pixel = encode(np.ones((1, 1), bool), (height, width), row, column)
+    return np.asarray(rle_iou(rles, [pixel])[:, 0] > 0)
+
+
 def boundary_iou(first: Rle, second: Rle) -> float:
     """Intersection over union of two masks' boundaries (Boundary IoU, Cheng et al. 2021).
 

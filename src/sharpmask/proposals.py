@@ -179,11 +179,7 @@ class Proposals:
         Raises:
             ValueError: The point is not on the photo.
         """
-        row, column = pixel_at(x, y, self.image_size)
-        starts, ends = self.boxes[:, 1::-1], self.boxes[:, :1:-1]
-        near = np.flatnonzero(((starts <= (row, column)) & ((row, column) < ends)).all(axis=1))
-        rles = self._rles
-        return self[[k for k in near.tolist() if masks.decode(rles[k])[row, column]]]
+        return self[masks.hold(self._rles, *pixel_at(x, y, self.image_size))]
 
     def parents(self, share: float = CONTAINED) -> Int[np.ndarray, " n"]:
         """Index of the smallest mask that each mask lies in; -1 where there is none.

@@ -53,7 +53,7 @@ class Runs:
         sides = (windows[:, 2:] - windows[:, :2]).max(axis=1)
         factors = (patches.shape[-1] / sides).clip(1, patches.shape[-1]).astype(np.int64)
         places = [np.zeros(0, np.int64)]
-        for factor in np.unique(factors).tolist():
+        for factor in sorted(set(factors.tolist())):  # np.unique would import numpy.ma
             mine = np.flatnonzero(factors == factor)
             averaged = _averaged(patches[mine], windows[mine], factor)
             mask, column, row = _crossings(*averaged, image_size, level)

@@ -34,6 +34,7 @@ def test_auto_engine_is_the_fastest_installed(monkeypatch, cache):
     )
     assert load_engine(NAMES[0]) == ("openvino", 1, True)
     assert load_engine(NAMES[0], "openvino") == ("openvino", 1, False)
+    assert load_engine(MODEL).name == "onnx"
     missing.add("openvino")
     assert load_engine(NAMES[0])[0] == "onnx"
     missing.add("onnxscript")

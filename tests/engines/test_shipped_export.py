@@ -62,8 +62,10 @@ def test_shipped_export_holds_no_notes_and_half_the_bytes(name):
         assert not model.metadata_props
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
         tensors = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-        large = {x.dtype for x in tensors if x.nbytes >= SMALLEST_BYTES and x.dtype.kind == "f"}
-        assert large == {np.dtype(np.float16)}
+        large = [x for x in tensors if x.nbytes >= SMALLEST_BYTES and x.dtype.kind == "f"]
+        # Kernels that are sums of several weights are not numbers of float16.
+        exact = sum(x.nbytes for x in large if x.dtype != np.float16)
+        assert exact < 0.05 * sum(x.nbytes for x in large)
 
 
 def test_every_file_of_the_package_is_small():
@@ -114,6 +116,34 @@ def test_slim_halves_what_float16_holds_and_changes_no_answer(tmp_path):
     kinds = sorted(numpy_helper.to_array(t).dtype.name for t in model.graph.initializer)
     assert kinds == ["float16", "float32", "float32"]
     assert not any(node.doc_string for node in model.graph.node)
+
+
+def test_slim_reorders_what_is_added_by_a_convolution_and_changes_no_answer(tmp_path):
+    import onnxruntime
+
+    form = {"x": [2, 3, 5, 4], "turned": [2, 4, 3, 5], "y": [2, 4, 3, 5], "other": [2, 4, 3, 5]}
+    x, turned, y, other = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in form.items()
+    )
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("Add", ["turned", "turned"], ["y"]),
+        helper.make_node("Transpose", ["x"], ["other"], perm=[0, 3, 1, 2]),  # is not added
+    ]
+    graph = helper.make_graph(nodes, "turn", [x], [y, other], value_info=[turned])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path / "turn.onnx"
+    onnx.save(model, path)
+    given = np.random.default_rng(0).normal(size=form["x"]).astype(np.float32)
+    expected = given.transpose(0, 3, 1, 2)
+    slim(path)
+    onnx.checker.check_model(path, full_check=True)
+    found = onnxruntime.InferenceSession(path).run(None, {"x": given})
+    np.testing.assert_array_equal(found[0], 2 * expected)
+    np.testing.assert_array_equal(found[1], expected)
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds == ["Transpose", "Conv", "Add", "Transpose"]
 
 
 @pytest.mark.slow  # exports to ONNX

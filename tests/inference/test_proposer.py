@@ -14,8 +14,8 @@ from sharpmask import defaults
 from sharpmask.cli.propose import propose
 from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.images import ImageError
-from sharpmask.inference.proposer import Proposer, apart_first
-from sharpmask.inference.reading import DECODE_BATCH, mask_quality, sigmoid
+from sharpmask.inference.proposer import Proposer
+from sharpmask.inference.reading import DECODE_BATCH, apart_first, mask_quality, sigmoid
 from sharpmask.models.backbones import Bottleneck, ResNet
 from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.pretrained import build, save

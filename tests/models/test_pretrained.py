@@ -264,7 +264,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_names_are_the_models_of_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(sources, "WEIGHTS", tmp_path / "weights")
     assert sources.names() == []
     save(build(DEEPMASK), tmp_path / "weights" / "b.safetensors")
     save(build(SHARPMASK), tmp_path / "weights" / "a.safetensors")

@@ -1,20 +1,20 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from reference.thin_models import thin_pyramid
 from sharpmask.models.layers import flatten
 from sharpmask.models.pretrained import build, load, save
 from sharpmask.models.pyramid import (
-    NUM_LEVELS,
+    LEVELS,
     PyramidFeatures,
     build_pyramid,
     double,
 )
+from sharpmask.models.quads import samples_of
 from sharpmask.models.yolox import MAP_STRIDES
 from tolerances import DOUBLE
-
-LEVELS = range(NUM_LEVELS)
 
 
 def tiny():
@@ -37,8 +37,8 @@ def all_cells(scores):
 def shown_by_place(model, height, width):
     """Features of an image that tell where they are.
 
-    What windows read at a step holds the place (x, then y) of each sample; vectors their cell
-    (column, then row), once for each number of an encoding.
+    What windows read at a step holds the place (x, then y) of each sample, at the last step in
+    quads; vectors their cell (column, then row), once for each number of an encoding.
     """
     vectors = []
     for stride in model.geometry.strides:
@@ -47,13 +47,14 @@ def shown_by_place(model, height, width):
 
     def places(level, step):
         apart = model.geometry.strides[level] / 2**step
-        last = 1 if model.is_doubled(level, step) else 0
-        rows, columns = (side / apart - last for side in (height, width))
         y, x = (
-            apart * torch.arange(count).double() + model.geometry.cell_offset
-            for count in (rows, columns)
+            apart * torch.arange(side / apart).double() + model.geometry.cell_offset
+            for side in (height, width)
         )
-        return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
+        samples = torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
+        if step < model.geometry.doublings:
+            return samples
+        return torch.cat([samples[:, :, p::2, q::2] for p, q in np.ndindex(2, 2)], dim=1)
 
     steps = [flatten([places(level, step) for level in LEVELS]) for step in range(4)]
     return PyramidFeatures(tuple(vectors), tuple(steps))
@@ -74,16 +75,18 @@ def test_scored_cell_is_decoded_cell_is_pasted_window(level):
     torch.testing.assert_close(encoding, expected, **DOUBLE)
     boxes = model.geometry.cells_to_windows(cells[:, 1:].numpy(), (height, width), (height, width))
     for step, window in enumerate(windows):
-        stride = model.stride_of(level, step)
         side = model.geometry.side(step)
         # Samples of a mask of this size, the outermost half a fine sample inside the window.
         inset = model.geometry.sample_size(level) / 2
         starts, ends = boxes[:, :2] + inset, boxes[:, 2:] - inset
         x, y = (np.linspace(starts[:, k], ends[:, k], side, axis=1) for k in (0, 1))
         place = np.stack(np.broadcast_arrays(x[:, None, :], y[:, :, None]), axis=1)
-        last = np.array([width, height])[:, None, None] - stride + model.geometry.cell_offset
+        apart = model.geometry.strides[level] / 2**step
+        last = np.array([width, height])[:, None, None] - apart + model.geometry.cell_offset
         near = 1e-6
         inside = ((place >= model.geometry.cell_offset - near) & (place <= last + near)).all(1)
+        if step == model.geometry.doublings:
+            window = samples_of(window)
         read = window.permute(0, 2, 3, 1).numpy()
         place = place.transpose(0, 2, 3, 1)
         assert inside.any(axis=(1, 2)).all()
@@ -94,20 +97,22 @@ def test_scored_cell_is_decoded_cell_is_pasted_window(level):
 
 def test_what_windows_read_is_the_map_of_their_stride():
     model = tiny()
+    model.refine = lambda encoding, windows: windows
     images = photos(128, 192, count=1)
     maps = model.backbone(model.normalize(images)).maps
     features = model.encode(images)
     for level in LEVELS:
-        centre = torch.tensor([[0, level, 1, 1]])
+        windows = model.decode(features, torch.tensor([[0, level, 1, 1]]))
         for step in range(1, 4):
             stride = model.stride_of(level, step)
             index = MAP_STRIDES.index(stride)
             which = model.steps_at(stride).index(step)
-            lateral = model.laterals[index](maps[index])[which][0]
-            window = model.read_windows(features, step, centre)[0]
+            read = F.conv2d(*model.laterals[index](maps[index])[which])[0]
+            window = windows[step]
+            window = (samples_of(window) if step == model.geometry.doublings else window)[0]
             middle = window.shape[-1] // 2
             row = model.geometry.strides[level] // stride
-            torch.testing.assert_close(window[:, middle, middle], lateral[:, row, row], **DOUBLE)
+            torch.testing.assert_close(window[:, middle, middle], read[:, row, row], **DOUBLE)
 
 
 def test_masks_of_some_cells_are_those_of_all_in_any_order():

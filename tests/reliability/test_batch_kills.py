@@ -119,7 +119,7 @@ def run_and_kill(command, folder, kind, chance, most):
     return kills, status, wait_for_end(tree)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["actor", "node", pytest.param("driver", marks=pytest.mark.slow)])
 def test_run_whose_process_is_killed_ends_with_each_photo_once(calm, tmp_path, kind, size, note):
     command, expected = calm
     wanted = size(10, 1)
@@ -141,6 +141,9 @@ def test_run_whose_process_is_killed_ends_with_each_photo_once(calm, tmp_path, k
                 left += hanging
             else:
                 status = subprocess.run([*command, str(folder)], check=False).returncode
+                statuses[status] += 1
+            # Ray may fail to start where cores are scarce; for ever would be another fault.
+            assert sum(statuses.values()) < 5 * wanted + 5, statuses
         count += 1
         same += list(ParquetResults(folder)) == expected
     note(

@@ -74,6 +74,12 @@ class Visit:
         self.page.set_input_files("#pick", payloads)
         expect(self.status).to_contain_text("masks in", timeout=wait)
 
+    def kept(self, count):
+        """Wait until so many masks are kept."""
+        from playwright.sync_api import expect
+
+        expect(self.page.locator("#kept li")).to_have_count(count, timeout=120_000)
+
     def place(self, x, y, size):
         """Where a pixel of the photo is on the screen."""
         box = self.page.locator("#canvas").bounding_box()
@@ -84,3 +90,60 @@ class Visit:
         with self.page.expect_download() as waiting:
             self.page.click(f"[data-format={kind}]")
         return waiting.value.path().read_bytes()
+
+
+def work_by_keys_alone(visit, square, size):
+    """Reach the photo, keep a mask, take it back, ask by a box; ``square`` is what is bright."""
+    page = visit.page
+    top, left, side = square
+    page.locator("label[for=pick]").focus()
+    for _ in range(12):
+        if page.evaluate("document.activeElement.id") == "canvas":
+            break
+        page.keyboard.press("Tab")
+    else:
+        pytest.fail("the photo cannot be reached by the Tab key")
+    page.keyboard.press("ArrowLeft")  # a cursor appears in the middle, a step to the left
+    scale = page.locator("#canvas").bounding_box()["width"] / size[1]
+    move(page, size[1] / 2 - 12 / scale, left + side / 2, "ArrowLeft", "ArrowRight", scale)
+    move(page, size[0] / 2, top + side / 2, "ArrowUp", "ArrowDown", scale)
+    assert "Mask" in visit.status.inner_text()
+    page.keyboard.press("+")
+    page.keyboard.press("-")
+    page.keyboard.press("Enter")
+    visit.kept(1)
+    page.keyboard.press("Control+z")
+    visit.kept(0)
+    page.keyboard.press("b")
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("b")
+    visit.kept(1)
+    for element in page.locator("button, input, #canvas").all():
+        if element.is_visible():
+            name = element.evaluate(
+                "e => e.ariaLabel || e.textContent || (e.labels && e.labels[0]?.textContent)"
+            )
+            assert (name or "").strip(), element
+    assert visit.complaints == []
+
+
+def move(page, place, target, back, forth, scale):
+    """Bring the cursor from a place of the photo to another by an axis' two keys."""
+    for _ in range(round(abs(target - place) * scale / 12)):
+        page.keyboard.press(forth if target > place else back)
+
+
+def open_a_broken_file_among_others(visit, photo):
+    """The strip shows three photos; the broken one is named, the others are answered."""
+    from playwright.sync_api import expect
+
+    visit.open(("a.png", photo), ("broken.png", b"no picture"), ("b.png", photo))
+    strip = visit.page.locator("#strip button")
+    expect(strip.nth(2)).to_contain_text("0 kept", timeout=120_000)
+    expect(strip.nth(1)).to_contain_text("cannot be read")
+    strip.nth(1).click()
+    expect(visit.status).to_contain_text("broken.png: is not a picture")
+    strip.nth(2).click()
+    expect(visit.status).to_contain_text("b.png: ")

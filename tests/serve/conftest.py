@@ -14,6 +14,7 @@ from sharpmask.detection.heads import RegionHead
 from sharpmask.detection.region_vectors import describe
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 
 SQUARES = ((30, 40, 60), (110, 150, 90))
@@ -76,4 +77,4 @@ def proposer():
 
 @pytest.fixture
 def app(proposer):
-    return create_app(proposer, Settings())
+    return create_app(Photos(proposer), Settings())

@@ -18,7 +18,7 @@ from serve.conftest import SQUARES, head_of, make_photo, png, running, square
 from sharpmask.detection.detector import Detector
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
-from sharpmask.serve.desk import REMEMBERED
+from sharpmask.serve.remembered import REMEMBERED, Photos
 from sharpmask.serve.settings import Limits, Settings
 
 # pycocotools and numpy 2
@@ -98,7 +98,7 @@ def test_without_overlap_each_pixel_has_one_owner(client, tmp_path):
 def test_named_objects_come_with_their_categories(tmp_path):
     proposer = Proposer(BrightPyramid(), num_proposals=20)
     detector = Detector(head_of(proposer.engine), proposer)
-    client = client_of(create_app(proposer, Settings(), detector=detector))
+    client = client_of(create_app(Photos(proposer, detector=detector), Settings(names=True)))
     answer = client.post("/v1/detect", files={"image": ("a.png", PHOTO)})
     assert answer.status_code == 200, answer.text
     content = answer.json()
@@ -221,7 +221,7 @@ def test_a_body_that_cannot_be_read_is_refused(client, content, kind, status):
 
 
 def test_a_photo_with_too_many_pixels_is_refused(proposer):
-    app = create_app(proposer, Settings(limits=Limits(max_pixels=240 * 320 - 1)))
+    app = create_app(Photos(proposer, Limits(max_pixels=240 * 320 - 1)))
     answer = propose(client_of(app))
     assert answer.status_code == 400
     assert "more than the 76,799 allowed" in answer.json()["error"]
@@ -243,7 +243,7 @@ def test_the_error_of_one_photo_is_not_the_servers():
                 raise RuntimeError("secret")
             return super().encode(image)
 
-    app = create_app(Proposer(Failing(), num_proposals=5), Settings())
+    app = create_app(Photos(Proposer(Failing(), num_proposals=5)), Settings())
     bad = make_photo()
     bad[:20, :20] = 77
     client = client_of(app, raise_server_exceptions=False)
@@ -254,7 +254,7 @@ def test_the_error_of_one_photo_is_not_the_servers():
 
 
 def test_a_token_opens_what_is_closed(proposer):
-    client = client_of(create_app(proposer, Settings(token="a secret")))
+    client = client_of(create_app(Photos(proposer), Settings(token="a secret")))
     assert client.get("/health").status_code == 200
     assert client.get("/config.json").json()["token"] is True
     answer = propose(client)
@@ -289,7 +289,7 @@ def test_another_name_of_this_machine_is_refused(app):
 
 @pytest.mark.parametrize("origins", [(), ("http://labels.example",)])
 def test_other_origins_are_told_to_go_unless_named(proposer, origins):
-    client = client_of(create_app(proposer, Settings(origins=origins)))
+    client = client_of(create_app(Photos(proposer), Settings(origins=origins)))
     for origin in ("http://labels.example", "http://evil.example"):
         answer = propose(client, SMALL, headers={"Origin": origin})
         allowed = answer.headers.get("access-control-allow-origin")
@@ -309,7 +309,7 @@ class Waiting(BrightPyramid):
 
 def test_a_full_queue_sends_the_next_client_away_and_loses_none():
     engine = Waiting()
-    app = create_app(Proposer(engine, num_proposals=5), Settings(limits=Limits(queue=3)))
+    app = create_app(Photos(Proposer(engine, num_proposals=5)), Settings(limits=Limits(queue=3)))
     with running(app) as address, httpx.Client(base_url=address, timeout=30) as client:
 
         def ask(_):
@@ -331,7 +331,9 @@ def test_a_full_queue_sends_the_next_client_away_and_loses_none():
 
 def test_an_answer_that_takes_too_long_is_not_waited_for():
     engine = Waiting()
-    app = create_app(Proposer(engine, num_proposals=5), Settings(limits=Limits(answer_s=0.1)))
+    app = create_app(
+        Photos(Proposer(engine, num_proposals=5)), Settings(limits=Limits(answer_s=0.1))
+    )
     client = client_of(app)
     answer = propose(client)
     assert answer.status_code == 503
@@ -350,14 +352,14 @@ def raw(address, head, body=b"", wait=5):
 
 
 def test_a_body_that_is_only_announced_is_refused_at_once(proposer):
-    with running(create_app(proposer, Settings())) as address:
+    with running(create_app(Photos(proposer), Settings())) as address:
         head = [b"Content-Type: application/json", b"Content-Length: 1000000000"]
         status, _ = raw(address, head)
         assert status.startswith(b"HTTP/1.1 413")
 
 
 def test_a_body_that_grows_too_large_is_refused_on_the_way(proposer):
-    with running(create_app(proposer, Settings(limits=Limits(max_bytes=1000)))) as address:
+    with running(create_app(Photos(proposer), Settings(limits=Limits(max_bytes=1000)))) as address:
         head = [b"Content-Type: application/json", b"Transfer-Encoding: chunked"]
         status, _ = raw(address, head, b"400\r\n" + b"x" * 0x400 + b"\r\n")
         assert status.startswith(b"HTTP/1.1 413")
@@ -366,7 +368,7 @@ def test_a_body_that_grows_too_large_is_refused_on_the_way(proposer):
 
 def test_a_body_that_comes_too_slowly_gives_its_place_back(proposer):
     limits = Limits(receive_s=0.2, queue=1)
-    with running(create_app(proposer, Settings(limits=limits))) as address:
+    with running(create_app(Photos(proposer), Settings(limits=limits))) as address:
         head = [b"Content-Type: application/json", b"Content-Length: 100"]
         status, _ = raw(address, head, b"{")
         assert status.startswith(b"HTTP/1.1 408")
@@ -375,7 +377,9 @@ def test_a_body_that_comes_too_slowly_gives_its_place_back(proposer):
 
 
 def test_the_description_tells_the_servers_own_limits(proposer):
-    client = client_of(create_app(proposer, Settings(limits=Limits(max_count=7), token="t")))
+    client = client_of(
+        create_app(Photos(proposer), Settings(limits=Limits(max_count=7), token="t"))
+    )
     content = client.get("/openapi.json").json()
     assert content["info"]["version"] == version("sharpmask")
     schema = content["paths"]["/v1/propose"]["post"]["requestBody"]["content"]["application/json"]

@@ -11,6 +11,7 @@ from serve.conftest import SQUARES, make_photo, png, square
 from sharpmask.selection import Selection
 from sharpmask.serve.app import create_app
 from sharpmask.serve.label_studio import Interface
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 from writers.test_labelstudio import brush_of
 
@@ -64,7 +65,7 @@ def host():
 
 def client_of(proposer, address, token="known", **options):
     settings = Settings(label_studio=address, label_studio_token=token, **options)
-    return TestClient(create_app(proposer, settings), base_url="http://localhost")
+    return TestClient(create_app(Photos(proposer), settings), base_url="http://localhost")
 
 
 @pytest.fixture

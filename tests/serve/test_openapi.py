@@ -11,6 +11,7 @@ from serve.conftest import head_of
 from sharpmask.detection.detector import Detector
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 
 
@@ -19,8 +20,8 @@ def test_answers_are_as_described():
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     checks = schemathesis.checks
     proposer = Proposer(BrightPyramid(), num_proposals=3)
-    detector = Detector(head_of(proposer.engine), proposer)
-    app = create_app(proposer, Settings(hosts=("*",)), detector=detector)
+    photos = Photos(proposer, detector=Detector(head_of(proposer.engine), proposer))
+    app = create_app(photos, Settings(hosts=("*",), names=True))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     asked = set()
 

@@ -1,5 +1,6 @@
 """The page in a real browser, its masks computed by the server."""
 
+import base64
 import io
 import json
 import zipfile
@@ -10,12 +11,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from reference.bright_pyramid import BrightPyramid
-from serve.browser import Visit, chromium
+from serve.browser import Visit, chromium, open_a_broken_file_among_others, work_by_keys_alone
 from serve.conftest import SQUARES, make_photo, png, running, square
 from sharpmask.inference.proposer import Proposer
 from sharpmask.masks import decode
 from sharpmask.polygons import polygons
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 
 PHOTO = png(make_photo())
@@ -41,7 +43,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(proposer):
-    with running(create_app(proposer, Settings())) as address:
+    with running(create_app(Photos(proposer), Settings())) as address:
         yield address
 
 
@@ -50,12 +52,6 @@ def visit(browser, address):
     visit = Visit(browser, address)
     yield visit
     visit.page.close()
-
-
-def kept(visit, count):
-    from playwright.sync_api import expect
-
-    expect(visit.page.locator("#kept li")).to_have_count(count, timeout=60_000)
 
 
 def rles_of(download):
@@ -71,7 +67,7 @@ def test_three_masks_are_kept_named_and_saved_as_python_has_them(visit, proposer
     for _ in range(3):
         page.keyboard.press("n")
         page.keyboard.press("Enter")
-    kept(visit, 3)
+    visit.kept(3)
     page.locator("#kept input").nth(1).fill("dog")
     page.locator("#kept input").nth(1).press("Tab")
     content = json.loads(visit.download("coco"))
@@ -114,22 +110,22 @@ def test_mouse_hovers_keeps_drops_undoes_and_draws_what_was_missed(visit, tmp_pa
     page.mouse.move(*at)
     assert visit.status.inner_text().startswith("Mask ")
     page.mouse.click(*at)
-    kept(visit, 1)
+    visit.kept(1)
     page.mouse.click(*at)
-    kept(visit, 0)
+    visit.kept(0)
     page.keyboard.press("Control+z")
-    kept(visit, 1)
+    visit.kept(1)
     page.keyboard.press("Control+z")
-    kept(visit, 0)
+    visit.kept(0)
     page.keyboard.press("Control+y")
-    kept(visit, 1)
+    visit.kept(1)
     # A box is answered by the object in it, a point beside all masks by nothing here.
     _, (other_top, other_left, other_side) = SQUARES
     page.mouse.move(*visit.place(other_left, other_top, SIZE))
     page.mouse.down()
     page.mouse.move(*visit.place(other_left + other_side, other_top + other_side, SIZE), steps=4)
     page.mouse.up()
-    kept(visit, 2)
+    visit.kept(2)
     masks = [decode(rle).astype(bool) for rle in rles_of(visit.download("coco"))]
     for truth in SQUARES:
         overlaps = [(mask & square(*truth)).sum() / (mask | square(*truth)).sum() for mask in masks]
@@ -148,68 +144,67 @@ def test_mouse_hovers_keeps_drops_undoes_and_draws_what_was_missed(visit, tmp_pa
 
 @pytest.mark.real  # a browser
 def test_keys_alone_do_all_of_it(visit):
-    page = visit.page
     visit.open(("a.png", PHOTO))
-    (top, left, side), _ = SQUARES
-    page.locator("label[for=pick]").focus()
-    for _ in range(12):
-        if page.evaluate("document.activeElement.id") == "canvas":
-            break
-        page.keyboard.press("Tab")
-    else:
-        pytest.fail("the photo cannot be reached by the Tab key")
-
-    def move_to(x, y):
-        page.keyboard.press("ArrowLeft")  # a cursor appears in the middle, a step to the left
-        scale = page.locator("#canvas").bounding_box()["width"] / SIZE[1]
-        place = [160 - 12 / scale, 120]
-        for axis, target in enumerate((x, y)):
-            keys = ("ArrowLeft", "ArrowRight") if axis == 0 else ("ArrowUp", "ArrowDown")
-            for _ in range(round(abs(target - place[axis]) * scale / 12)):
-                page.keyboard.press(keys[target > place[axis]])
-
-    move_to(left + side / 2, top + side / 2)
-    assert "Mask" in visit.status.inner_text()
-    page.keyboard.press("+")
-    page.keyboard.press("-")
-    page.keyboard.press("Enter")
-    kept(visit, 1)
-    page.keyboard.press("Control+z")
-    kept(visit, 0)
-    page.keyboard.press("b")
-    for _ in range(10):
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("ArrowDown")
-    page.keyboard.press("b")
-    kept(visit, 1)
-    for element in page.locator("button, input, #canvas").all():
-        if element.is_visible():
-            name = element.evaluate(
-                "e => e.ariaLabel || e.textContent || (e.labels && e.labels[0]?.textContent)"
-            )
-            assert (name or "").strip(), element
-    assert visit.complaints == []
+    work_by_keys_alone(visit, SQUARES[0], SIZE)
 
 
 @pytest.mark.real  # a browser
 def test_a_broken_file_costs_itself_alone_and_photos_wait_in_a_strip(visit):
+    open_a_broken_file_among_others(visit, PHOTO)
+
+
+@pytest.mark.real  # a browser
+def test_a_photo_is_taken_that_is_dropped_on_the_page(visit, tmp_path, proposer):
+    from playwright.sync_api import expect
+
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(PHOTO)
+    page = visit.page
+    stage = page.locator("#stage").bounding_box()
+    files = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    at = {"x": stage["x"] + 50, "y": stage["y"] + 50}
+    at["data"] = {"items": [], "files": files, "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, **at})
+    expect(page.locator("#stage")).to_have_class("over")
+    devtools.send("Input.dispatchDragEvent", {"type": "drop", **at})
+    expect(page.locator("#stage")).not_to_have_class("over")
+    expect(page.locator("#strip button").nth(1)).to_contain_text("0 kept", timeout=60_000)
+    assert page.locator("#strip button span:not(.bad)").all_inner_texts()[::2] == ["a.png", "b.png"]
+    page.locator("#canvas").focus()
+    page.keyboard.press("n")
+    page.keyboard.press("Enter")
+    visit.kept(1)
+    assert rles_of(visit.download("coco")) == proposer(make_photo()).rles()[:1]
+
+
+@pytest.mark.real  # a browser
+def test_a_photo_is_taken_that_is_pasted(visit, address, proposer):
     from playwright.sync_api import expect
 
     page = visit.page
-    files = [("a.png", PHOTO), ("broken.png", b"no picture"), ("b.png", PHOTO)]
-    visit.open(*files)
-    strip = page.locator("#strip button")
-    expect(strip.nth(2)).to_contain_text("0 kept", timeout=60_000)
-    expect(strip.nth(1)).to_contain_text("cannot be read")
-    strip.nth(1).click()
-    expect(visit.status).to_contain_text("broken.png: is not a picture")
-    strip.nth(2).click()
-    expect(visit.status).to_contain_text("b.png: ")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+    page.evaluate(
+        """async (data) => {
+            const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
+            const blob = new Blob([bytes], { type: "image/png" });
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+        }""",
+        base64.b64encode(PHOTO).decode(),
+    )
+    page.keyboard.press("Control+v")
+    expect(visit.status).to_contain_text("masks in", timeout=60_000)
+    page.locator("#canvas").focus()
+    page.keyboard.press("n")
+    page.keyboard.press("Enter")
+    visit.kept(1)
+    assert rles_of(visit.download("coco")) == proposer(make_photo()).rles()[:1]
 
 
 @pytest.mark.real  # a browser
 def test_a_token_in_the_address_opens_the_page_and_leaves_it(browser, proposer):
-    with running(create_app(proposer, Settings(token="a secret"))) as address:
+    with running(create_app(Photos(proposer), Settings(token="a secret"))) as address:
         visit = Visit(browser, f"{address}/#token=a%20secret")
         visit.open(("a.png", PHOTO))
         assert "secret" not in visit.page.url
@@ -221,11 +216,13 @@ def test_twelve_megapixels_are_taken(browser):
     truth = (900, 1200, 1400)
     photo = np.zeros((3000, 4000, 3), np.uint8)
     photo[900:2300, 1200:2600] = 250
-    with running(create_app(Proposer(BrightPyramid(), num_proposals=10), Settings())) as address:
+    with running(
+        create_app(Photos(Proposer(BrightPyramid(), num_proposals=10)), Settings())
+    ) as address:
         visit = Visit(browser, address)
         visit.open(("large.png", png(photo)))
         visit.page.mouse.click(*visit.place(1900, 1600, (3000, 4000)))
-        kept(visit, 1)
+        visit.kept(1)
         (rle,) = rles_of(visit.download("coco"))
         mask = decode(rle).astype(bool)
         expected = square(*truth, height=3000, width=4000)

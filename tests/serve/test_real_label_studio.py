@@ -17,6 +17,7 @@ import pytest
 from serve.conftest import SQUARES, make_photo, png, running, square
 from sharpmask.selection import Selection
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 from writers.test_labelstudio import brush_of
 
@@ -91,7 +92,7 @@ def test_a_project_gets_predictions_a_click_is_answered_and_the_export_holds_our
 ):
     host = str(label_studio.base_url).rstrip("/")
     settings = Settings(label_studio=host, labels=Selection(top=6))
-    with running(create_app(proposer, settings)) as backend:
+    with running(create_app(Photos(proposer), settings)) as backend:
         project = made(
             label_studio.post("/api/projects", json={"title": "masks", "label_config": CONFIG})
         )["id"]

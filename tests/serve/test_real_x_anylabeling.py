@@ -12,6 +12,7 @@ import pytest
 
 from serve.conftest import SQUARES, make_photo, png, running
 from sharpmask.serve.app import create_app
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 
 PYTHON = os.environ.get("X_ANYLABELING")
@@ -63,7 +64,7 @@ def test_its_own_client_gets_polygons_for_a_photo_and_for_a_point(proposer, tmp_
     photo.write_bytes(png(make_photo()))
     scores = proposer(make_photo()).scores
     top, left, side = SQUARES[0]
-    with running(create_app(proposer, Settings(token="a secret"))) as address:
+    with running(create_app(Photos(proposer), Settings(token="a secret"))) as address:
         server = {"server_url": address, "api_key": "a secret"}
         config.write_text(json.dumps({"remote_server_settings": server}))  # YAML too
         command = [PYTHON, "-c", CLIENT, str(photo), str(config)]

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import track
 
 Item = TypeVar("Item")
 
@@ -78,10 +77,10 @@ class _Nowhere(io.TextIOBase):
         return len(text)
 
 
-out = _SafeConsole(highlight=False, soft_wrap=True)
+out = _SafeConsole(highlight=False, emoji=False, soft_wrap=True)
 if not out.is_terminal:
     out.width = 120  # tables in files and pipes keep all their columns
-err = _SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+err = _SafeConsole(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 _failed: list[OSError] = []
 
 
@@ -115,6 +114,8 @@ def progress(items: Iterable[Item], total: int, what: str = "photos") -> Iterabl
     if total < 2:
         return items
     if err.is_terminal:
+        from rich.progress import track  # slow to import, and rarely needed
+
         return track(items, f"{total} {what}", total=total, console=err, transient=True)
     return progress_lines(items, total, what)
 

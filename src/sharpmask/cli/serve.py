@@ -12,12 +12,13 @@ from sharpmask.cli.model_options import Device, EngineChoice, NumProposals, Scal
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.files import load_head
 from sharpmask.detection.proposing import check_engine, proposer_source
-from sharpmask.engines.load import load_engine
+from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.extras import extras_for
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.sources import source_fingerprint
 from sharpmask.selection import Selection
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import LOOPBACK, Limits, Settings
 
 TOOLS = "Label tools"
@@ -116,12 +117,14 @@ def serve(
         with extras_for("serve"):
             import uvicorn  # noqa: F401
 
+            from sharpmask.serve.apart import PhotosApart
             from sharpmask.serve.app import create_app
         if host not in LOOPBACK and not token:
             raise ValueError(
                 f"--host {host}: others than this machine could ask; give --token, any long secret"
             )
         threads = streams_for(MAX_STREAMS)
+        named = detector or (defaults.DETECTOR if weights == defaults.MODEL else "")
         settings = Settings(
             limits=Limits(
                 max_bytes=int(max_megabytes * 1e6), max_pixels=int(max_megapixels * 1e6),
@@ -134,22 +137,43 @@ def serve(
             label_studio=label_studio,
             label_studio_token=label_studio_token,
             labels=Selection(min_score=min_score, top=top),
+            names=bool(named),
         )  # fmt: skip
         # Bound before the model is loaded: a port that is taken is told at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
-        proposer = Proposer(
-            load_engine(weights, engine, device, streams=threads),
-            num_proposals=num_proposals,
-            scales=scales,
-        )
-        name = detector or (defaults.DETECTOR if weights == defaults.MODEL else "")
+        photos = PhotosApart(
+            open_photos, weights, named, engine, device, threads, num_proposals, scales,
+            settings.limits,
+        )  # fmt: skip
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/"
         out.print(f"{address}{f'#token={token}' if token else ''}", markup=False)
         err.print("sharpmask: Ctrl-C ends it", markup=False)
-        named = detector_for(proposer, name, weights) if name else None
-        answer(create_app(proposer, settings, detector=named), listening)
+        try:
+            answer(create_app(photos, settings), listening)
+        finally:
+            photos.close()
+
+
+def open_photos(
+    weights: str,
+    detector: str,
+    engine: EngineName,
+    device: str,
+    threads: int,
+    num_proposals: int,
+    scales: str,
+    limits: Limits,
+) -> Photos:
+    """What the process of the photos holds."""
+    proposer = Proposer(
+        load_engine(weights, engine, device, streams=threads),
+        num_proposals=num_proposals,
+        scales=scales,
+    )
+    named = detector_for(proposer, detector, weights) if detector else None
+    return Photos(proposer, limits, detector=named)
 
 
 def detector_for(proposer: Proposer, name: str, weights: str) -> Detector:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from sharpmask.engines.compile_cache import compiled_by
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
 from sharpmask.extras import MissingExtraError, extras_for
@@ -141,7 +142,7 @@ def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
         settings["INFERENCE_NUM_THREADS"] = cores()
         # Each of several processes would bind its threads to the same first cores.
         settings["ENABLE_CPU_PINNING"] = False
-    compiled = openvino_core().compile_model(path, "CPU", settings)
+    compiled = compiled_by(openvino_core(), path, settings)
     thread = threading.local()
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
@@ -158,9 +159,15 @@ def start_onnx(path: Path, streams: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # Photos differ in size: a plan for the memory of one would be new memory for each.
+    options.enable_mem_pattern = False
+    # Threads that wait for work by spinning take the cores from those that have some.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.dynamic_block_base", "4")
     if streams > 1 or cores() < visible_cores():
         options.intra_op_num_threads = max(1, cores() // streams)
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    provider = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
+    session = onnxruntime.InferenceSession(path, options, providers=[provider])
     names = [item.name for item in session.get_inputs()]
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""ONNX files made small: weights in float16 where that loses nothing, and no notes."""
+"""ONNX files made small and fit for ONNX Runtime; what they compute stays the same bit for bit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ SMALLEST_BYTES = 1024
 
 
 def slim(file: Path) -> None:
-    """Make an ONNX file small; what it computes stays the same bit for bit.
+    """Make an ONNX file small and fit for ONNX Runtime.
 
     Released weights are float16 numbers in float32. They are stored in float16, and cast when the
     model is loaded: runtimes fold the casts away. Notes of the exporter, such as the lines of code
@@ -22,6 +22,7 @@ def slim(file: Path) -> None:
         file: Replaced.
     """
     model = onnx.load(file)
+    reorder_by_convolution(model)
     remove_notes(model)
     casts = list(store_in_float16(model))
     nodes = [*casts, *model.graph.node]
@@ -42,6 +43,34 @@ def store_in_float16(model: ModelProto) -> Iterator[onnx.NodeProto]:
             name, stored = tensor.name, f"{tensor.name}.float16"
             tensor.CopyFrom(numpy_helper.from_array(half, stored))
             yield helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT)
+
+
+def reorder_by_convolution(model: ModelProto) -> None:
+    """Let a convolution that changes nothing write what is read channels last and then added.
+
+    ONNX Runtime turns such an array with one thread into an order in which it can be added to
+    others. What a convolution reads and writes it reorders with all threads.
+    """
+    graph = model.graph
+    channels = {
+        value.name: value.type.tensor_type.shape.dim[1].dim_value
+        for value in graph.value_info
+        if len(value.type.tensor_type.shape.dim) == 4
+    }
+    added = {name for node in graph.node if node.op_type == "Add" for name in node.input}
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        name = node.output[0]
+        if node.op_type == "Transpose" and name in added and channels.get(name):
+            if list(node.attribute[0].ints) != [0, 3, 1, 2]:
+                continue
+            node.output[0], kernel = f"{name}.turned", f"{name}.identity"
+            identity = np.eye(channels[name], dtype=np.float32)[:, :, None, None]
+            graph.initializer.append(numpy_helper.from_array(identity, kernel))
+            nodes.append(helper.make_node("Conv", [node.output[0], kernel], [name]))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def remove_notes(model: ModelProto) -> None:

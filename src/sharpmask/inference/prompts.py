@@ -15,14 +15,15 @@ from PIL import Image
 from sharpmask.boxes import box_on, pixel_at
 from sharpmask.engines.protocol import Engine
 from sharpmask.geometry import GREY, Aim
-from sharpmask.inference.reading import Level, decode, ranked, sigmoid
+from sharpmask.inference.reading import Level, apart_first, decode, ranked, sigmoid
+from sharpmask.masks import hold
 from sharpmask.proposals import Proposal, Proposals
 from sharpmask.shapes import Float, Int, UInt8
 
 ANSWERS = 3
 """Masks for a point: it may mean a part, the whole, or a group."""
-PER_SIZE = 4
-"""Windows of each size that are decoded for a point: those of the highest scores."""
+PER_SIZE = 2
+"""Windows of each size that are decoded for a point: the best, and the best that is not near it."""
 MANY = 100
 """Masks at a point among which further points choose."""
 SAME = 0.8
@@ -68,9 +69,11 @@ class ReadPhoto:
             centers = (windows[:, :2] + windows[:, 2:]) / 2
             reach = (windows[:, 2:] - windows[:, :2]) / 2 * self.engine.geometry.object_share
             near = np.flatnonzero((np.abs(centers - (x, y)) <= reach).all(axis=1))
-            best = near[np.argsort(-level.scores.ravel()[near], kind="stable")[:PER_SIZE]]
+            places = _cells(level)[near[np.argsort(-level.scores.ravel()[near], kind="stable")], 1:]
+            nearness = [self.engine.geometry.nearness[level.index]]
+            best = apart_first(np.zeros(len(places), int), places, nearness, PER_SIZE)
             numbers += [number] * len(best)
-            cells.append(_cells(level)[best, 1:])
+            cells.append(places[best])
         places = np.concatenate(cells)
         if not len(places):  # the windows of a coarse grid may leave a corner of a photo out
             return self.propose()[:0]
@@ -132,7 +135,7 @@ class ReadPhoto:
             found = found.at(*point)
         for point in without:
             row, column = pixel_at(*point, self.image.shape[:2])
-            found = found[np.array([not mask[row, column] for mask in found.masks()], bool)]
+            found = found[~hold(found.rles(), row, column)]
         return found[:1]
 
     def _ranked(
@@ -169,15 +172,20 @@ def _round(
     Beyond the photo it is grey.
     """
     canvas = np.full((aim.side, aim.side, 3), GREY, np.uint8)
-    first, last, low, high = [], [], [], []
+    first, last, low, high, cut = [], [], [], [], []
     for place, length in zip(center, image.shape[1::-1], strict=True):
         start, end = aim.center - place * scale, aim.center + (length - place) * scale
         first.append(int(np.clip(np.rint(start), 0, aim.side - 1)))
         last.append(int(np.clip(np.rint(end), first[-1] + 1, aim.side)))
         low.append(max(0.0, place + (first[-1] - aim.center) / scale))
         high.append(min(float(length), place + (last[-1] - aim.center) / scale))
-    part = Image.fromarray(image).resize(
-        (last[0] - first[0], last[1] - first[1]), Image.Resampling.BILINEAR, (*low, *high)
+        # Pillow copies all that it is given, and reads as far beyond the box as a pixel shows.
+        reach = max(1.0, 1 / scale) + 1
+        cut.append(slice(max(0, int(low[-1] - reach)), int(high[-1] + reach) + 1))
+    across, down = cut
+    box = np.array([*low, *high]) - [across.start, down.start] * 2
+    part = Image.fromarray(image[down, across]).resize(
+        (last[0] - first[0], last[1] - first[1]), Image.Resampling.BILINEAR, tuple(box.tolist())
     )
     canvas[first[1] : last[1], first[0] : last[0]] = np.asarray(part)
     return canvas

@@ -20,7 +20,7 @@ from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
 from sharpmask.inference.prompts import ReadPhoto
-from sharpmask.inference.reading import Level, decode, ranked
+from sharpmask.inference.reading import Level, apart_first, decode, ranked
 from sharpmask.proposals import Proposals
 from sharpmask.shapes import Float, Int, UInt8
 
@@ -215,40 +215,3 @@ class Proposer:
         columns = np.array([scores.shape[1] for scores in score_maps])[numbers]
         cells = np.stack(np.divmod(best - starts[numbers], columns), axis=1)
         return numbers, cells, flat[best]
-
-
-def apart_first(
-    numbers: Int[np.ndarray, " n"],
-    cells: Int[np.ndarray, "n 2"],
-    nearness: Sequence[int],
-    count: int,
-) -> Int[np.ndarray, " m"]:
-    """The first ``count`` cells, best first, once those near a better one are put last.
-
-    Neighbours in the same map see nearly the same window (in a row or column IoU .82, two cells
-    away .68) and find the same object; without them as many windows find more objects.
-
-    Args:
-        numbers: The map of each cell, best first.
-        cells: Its row and column.
-        nearness: Cells of a map are near each other if rows and columns between them add up to no
-            more.
-        count: How many are wanted.
-    """
-    near = [
-        [(y, x) for y in range(-far, far + 1) for x in range(abs(y) - far, far - abs(y) + 1)]
-        for far in nearness
-    ]
-    taken: set[tuple[int, int, int]] = set()
-    apart: list[int] = []
-    beside: list[int] = []
-    for index, place in enumerate(zip(numbers.tolist(), *cells.T.tolist(), strict=True)):
-        if len(apart) == count:
-            break
-        if place in taken:
-            beside.append(index)
-        else:
-            number, row, column = place
-            taken.update((number, row + y, column + x) for y, x in near[number])
-            apart.append(index)
-    return np.array([*apart, *beside][:count], np.int64)

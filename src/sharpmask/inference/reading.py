@@ -33,6 +33,43 @@ class Level:
     scores: Float[np.ndarray, "rows columns"]
 
 
+def apart_first(
+    numbers: Int[np.ndarray, " n"],
+    cells: Int[np.ndarray, "n 2"],
+    nearness: Sequence[int],
+    count: int,
+) -> Int[np.ndarray, " m"]:
+    """The first ``count`` cells, best first, once those near a better one are put last.
+
+    Neighbours in the same map see nearly the same window (in a row or column IoU .82, two cells
+    away .68) and find the same object; without them as many windows find more objects.
+
+    Args:
+        numbers: The map of each cell, best first.
+        cells: Its row and column.
+        nearness: Cells of a map are near each other if rows and columns between them add up to no
+            more.
+        count: How many are wanted.
+    """
+    near = [
+        [(y, x) for y in range(-far, far + 1) for x in range(abs(y) - far, far - abs(y) + 1)]
+        for far in nearness
+    ]
+    taken: set[tuple[int, int, int]] = set()
+    apart: list[int] = []
+    beside: list[int] = []
+    for index, place in enumerate(zip(numbers.tolist(), *cells.T.tolist(), strict=True)):
+        if len(apart) == count:
+            break
+        if place in taken:
+            beside.append(index)
+        else:
+            number, row, column = place
+            taken.update((number, row + y, column + x) for y, x in near[number])
+            apart.append(index)
+    return np.array([*apart, *beside][:count], np.int64)
+
+
 def decode(
     engine: Engine,
     levels: Sequence[Level],

@@ -74,8 +74,8 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         with _unheard():
             ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, RuntimeError) as error:
-        raise OSError(f"ray {address or ''}: {error}") from None
+    except Exception as error:  # Ray raises a plain one where a busy machine takes too long
+        raise OSError(f"ray {address or ''}: {' '.join(str(error).split())}; try again") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process
     context = ray.data.DataContext.get_current()

@@ -129,25 +129,15 @@ def gather_windows(
 
 def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "b places c"]:
     """The places of all maps (B, C, rows, columns) in order, and one of zeros."""
-    lists = [x.flatten(2).transpose(1, 2) for x in maps]
+    lists = [x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps]
     return torch.cat([*lists, torch.zeros_like(lists[0][:, :1])], dim=1)
 
 
-def read_places(
-    flat: Float[Tensor, "b places c"],
-    sizes: Sequence[Sequence[int]],
-    cells: Int[Tensor, "n 4"],
-    reach: int,
-) -> Float[Tensor, "n c side side"]:
-    """Cut squares out of flattened maps; what lies beyond a map is zero.
-
-    Args:
-        flat: Made by ``flatten``.
-        sizes: Rows and columns of each map.
-        cells: Image, map, row and column of the squares' centres.
-        reach: Places from the centre to each side.
-    """
-    image, number, row, column = cells[..., None].unbind(1)
+def maps_of(
+    sizes: Sequence[Sequence[int]], cells: Int[Tensor, "n 4"]
+) -> tuple[Int[Tensor, "n 1"], Int[Tensor, "n 1"], Int[Tensor, "n 1"]]:
+    """Rows, columns and first place of the map of each cell (image, map, row, column)."""
+    number = cells[:, 1:2]
     height = width = start = torch.zeros_like(number)
     for k, (rows, columns) in enumerate(sizes):
         # Whole numbers: torch's exporter to ONNX cannot multiply truth values by a map's sides.
@@ -155,12 +145,33 @@ def read_places(
         height = height + here * rows
         width = width + here * columns
         start = start + after * (rows * columns)
+    return height, width, start
+
+
+def read_places(
+    flat: Float[Tensor, "b places c"],
+    maps: tuple[Int[Tensor, "n 1"], Int[Tensor, "n 1"], Int[Tensor, "n 1"]],
+    cells: Int[Tensor, "n 4"],
+    *,
+    finer: int = 1,
+    reach: int = 0,
+) -> Float[Tensor, "n c side side"]:
+    """Cut squares out of flattened maps; what lies beyond a map is zero.
+
+    Args:
+        flat: Made by ``flatten``, of maps with ``finer`` times as many rows and columns as cells.
+        maps: ``maps_of`` the cells.
+        cells: Image, map, row and column of the squares' centres.
+        finer: Places from one cell to the next.
+        reach: Places from the centre to each side.
+    """
+    height, width, start = maps[0] * finer, maps[1] * finer, maps[2] * finer**2
     offsets = torch.arange(-reach, reach + 1, device=cells.device)
-    y, x = row + offsets, column + offsets
+    y, x = cells[:, 2:3] * finer + offsets, cells[:, 3:] * finer + offsets
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     batch, places, channels = flat.shape
     index = torch.where(inside, (start + y * width)[:, :, None] + x[:, None, :], places - 1)
-    index = index + (image * places)[..., None]
+    index = index + (cells[:, :1] * places)[..., None]
     # One index into a list of places: its gradient needs no more room than the maps themselves.
     values = flat.reshape(batch * places, channels).index_select(0, index.flatten())
     side = 2 * reach + 1

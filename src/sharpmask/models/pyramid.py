@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpmask.models.layers import Normalize, Padding, flatten, read_places
+from sharpmask.models.layers import Normalize, Padding, flatten, maps_of, read_places
+from sharpmask.models.quads import double_and_mix, mix_each, quads_of, samples_of
 from sharpmask.models.window_net import SavedNet
 from sharpmask.models.yolox import MAP_STRIDES, FeatureMaps, PyramidTrunk, YoloxNano
 from sharpmask.pyramid_geometry import NUM_CANDIDATES, READINGS, PyramidGeometry
 from sharpmask.shapes import Float, Int
 
 NUM_LEVELS = 4
+LEVELS = range(NUM_LEVELS)
 TRUNKS = {"yolox_nano": YoloxNano}
 """Trunks with a feature pyramid, by name."""
 
@@ -31,8 +33,9 @@ class PyramidFeatures:
 
     Attributes:
         vectors: (B, V, rows, columns) of each level: what stands for the window of each cell.
-        steps: (B, places, C) for each step of the refinement: what windows read at it. The places
-            of all levels in order, row by row; then one of zeros for all that lies outside.
+        steps: (B, places, C) for each step of the refinement: what windows read at it, at the last
+            step in quads. The places of all levels in order, row by row; then one of zeros for all
+            that lies outside.
         levels: (B, C, rows, columns) of the trunk's levels, which tell kinds of objects apart; no
             mask is made of them.
     """
@@ -140,8 +143,8 @@ class Lateral(nn.Module):
         start(self.spread)
         start(self.horizontal, 2.0)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, ...]:
-        """One map for each step, finest use last."""
+    def forward(self, x: Float[Tensor, "b c h w"]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each step, finest use last, a 1x1 convolution: its input, weight and bias."""
         x = F.silu(self.spread(F.silu(self.narrow(x))))
         assert self.horizontal.bias is not None
         weights, biases = (
@@ -149,8 +152,7 @@ class Lateral(nn.Module):
             for parameter in (self.horizontal.weight, self.horizontal.bias)
         )
         # A convolution each, as runtimes take longer to split its result.
-        pairs = zip(weights, biases, strict=True)
-        return tuple(F.conv2d(x, weight, bias) for weight, bias in pairs)
+        return [(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
 class VerticalStep(nn.Module):
@@ -178,6 +180,12 @@ class VerticalStep(nn.Module):
         if self.doubles:
             mask = double(mask)
         return F.relu(self.vertical(mask) + lateral)
+
+    def in_quads(
+        self, mask: Float[Tensor, "n m s s"], lateral: Float[Tensor, "n q s s"]
+    ) -> Float[Tensor, "n q s s"]:
+        """The same in quads; the encoding is doubled with the zeros around it."""
+        return F.relu(double_and_mix(mask, getattr(self, "narrow", None), self.vertical) + lateral)
 
 
 class SharpMaskPyramid(SavedNet):
@@ -264,26 +272,27 @@ class SharpMaskPyramid(SavedNet):
     def steps_at(self, stride: int) -> list[int]:
         """Steps (1 to the last) at which windows of some level read the map of a stride."""
         steps = range(1, self.geometry.doublings + 1)
-        strides = range(NUM_LEVELS)
-        return [k for k in steps if any(self.stride_of(level, k) == stride for level in strides)]
+        return [k for k in steps if any(self.stride_of(level, k) == stride for level in LEVELS)]
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> PyramidFeatures:
         """Read images, RGB 0..255, sides in whole cells of the coarsest level (multiples of 64)."""
         features: FeatureMaps = self.backbone(self.normalize(images))
         levels = self.levels(features)
         fine = {
-            (stride, step): x
+            (stride, step): part
             for stride, lateral, maps in zip(MAP_STRIDES, self.laterals, features.maps, strict=True)
-            for step, x in zip(self.steps_at(stride), lateral(maps), strict=True)
+            for step, part in zip(self.steps_at(stride), lateral(maps), strict=True)
         }
-        steps = [flatten([self.level_lateral(level) for level in levels])]
-        for step in range(1, self.geometry.doublings + 1):
-            maps = [fine[self.stride_of(level, step), step] for level in range(NUM_LEVELS)]
-            for level in range(NUM_LEVELS):
-                if self.is_doubled(level, step):
-                    maps[level] = double(maps[level])
-            steps.append(flatten(maps))
-        return PyramidFeatures(self.head(levels), tuple(steps), features.levels)
+        *steps, last = range(1, self.geometry.doublings + 1)
+        maps = [
+            [self.level_lateral(level) for level in levels],
+            *([F.conv2d(*fine[self.stride_of(k, step), step]) for k in LEVELS] for step in steps),
+            [
+                quads_of(*fine[self.stride_of(k, last), last], doubles=self.is_doubled(k, last))
+                for k in LEVELS
+            ],
+        ]
+        return PyramidFeatures(self.head(levels), tuple(map(flatten, maps)), features.levels)
 
     def is_doubled(self, level: int, step: int) -> bool:
         """Whether a level's samples at a step are finer than the finest map."""
@@ -298,32 +307,27 @@ class SharpMaskPyramid(SavedNet):
     ) -> Float[Tensor, "n s s"]:
         """Mask logits of the windows at cells (image, level, row, column)."""
         grid = self.geometry.grid
-        sizes = [vectors.shape[2:] for vectors in features.vectors]
-        vectors = read_places(flatten(features.vectors), sizes, cells, reach=0)
+        maps = maps_of([vectors.shape[2:] for vectors in features.vectors], cells)
+        vectors = read_places(flatten(features.vectors), maps, cells)
         encoding = self.mask_encoding(vectors.flatten(1)).unflatten(1, (-1, grid, grid))
-        windows = [self.read_windows(features, step, cells) for step in range(len(features.steps))]
+        windows = []
+        for step, flat in enumerate(features.steps):
+            finer = 1 << min(step, self.geometry.doublings - 1)  # the last step's are quads
+            reach = finer * self.geometry.reach
+            windows.append(read_places(flat, maps, cells, finer=finer, reach=reach))
         return self.refine(encoding, windows)
-
-    def read_windows(
-        self, features: PyramidFeatures, step: int, cells: Int[Tensor, "n 4"]
-    ) -> Float[Tensor, "n c t t"]:
-        """What the refinement reads at a step in the windows of cells."""
-        sizes = [
-            [side * 2**step - int(self.is_doubled(level, step)) for side in vectors.shape[2:]]
-            for level, vectors in enumerate(features.vectors)
-        ]
-        centres = cells * torch.tensor([1, 1, 2**step, 2**step], device=cells.device)
-        reach = self.geometry.reach << step
-        return read_places(features.steps[step], sizes, centres, reach)
 
     def refine(
         self, encoding: Float[Tensor, "n m g g"], windows: Sequence[Tensor]
     ) -> Float[Tensor, "n s s"]:
         """Mask logits from a mask encoding and what windows read at each step."""
         mask = F.relu(encoding)
-        for step, lateral in zip(self.refinement, windows, strict=True):
+        *steps, last = self.refinement
+        for step, lateral in zip(steps, windows[:-1], strict=True):
             mask = step(mask, lateral)
-        return self.predict(mask).squeeze(1)  # type: ignore[no-any-return]
+        assert isinstance(last, VerticalStep)
+        quads = last.in_quads(mask, windows[-1])
+        return samples_of(mix_each(quads, self.predict)).squeeze(1)
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"], cells: Int[Tensor, "n 4"]

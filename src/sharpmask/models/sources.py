@@ -3,7 +3,6 @@
 import difflib
 import os
 import re
-from importlib import resources
 from pathlib import Path
 
 from sharpmask.extras import extras_for
@@ -14,6 +13,8 @@ class WeightsError(ValueError):
     """A weights file or name cannot be used; the message names it and says what to do."""
 
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
+"""The models that come with the package."""
 DETECTORS = "detector-"
 """What the names of detectors begin with."""
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".t7", ".onnx", ".xml", ".json")
@@ -27,18 +28,12 @@ def names() -> list[str]:
 
 def shipped() -> list[str]:
     """Names of all that comes with the package: models, and detectors, which need one of them."""
-    folder = resources.files("sharpmask") / "weights"
-    files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(
-        file.name.removesuffix(".safetensors")
-        for file in files
-        if file.name.endswith(".safetensors")
-    )
+    return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 
 def shipped_export(source: str | os.PathLike[str]) -> Path | None:
     """The folder of a shipped model's ONNX form; None for a model that comes without one."""
-    folder = Path(str(resources.files("sharpmask") / "weights")) / str(source)
+    folder = WEIGHTS / str(source)
     return folder if str(source) in names() and folder.is_dir() else None
 
 
@@ -50,7 +45,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         MissingExtraError: It is a repository, and huggingface_hub is not installed.
     """
     if str(source) in shipped():
-        return Path(str(resources.files("sharpmask") / "weights" / f"{source}.safetensors"))
+        return WEIGHTS / f"{source}.safetensors"
     path = Path(source)
     if path.is_dir():
         path = path / "model.safetensors"

@@ -1,7 +1,7 @@
 """The server: what each address answers.
 
-``GET /`` is the page. ``/v1/propose``, ``/v1/prompt`` and ``/v1/detect`` give masks as COCO;
-``/openapi.json`` describes them. Label Studio and X-AnyLabeling find the addresses that they know.
+``GET /`` is the page. ``/v1/propose`` and ``/v1/prompt`` give masks as COCO; ``/openapi.json``
+describes them. Label Studio and X-AnyLabeling find the addresses that they know.
 """
 
 import logging
@@ -20,17 +20,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from sharpmask.detection.detections import Detections
-from sharpmask.detection.detector import Detector
-from sharpmask.inference.prompts import ReadPhoto
-from sharpmask.inference.proposer import Proposer
-from sharpmask.proposals import Proposals
+from sharpmask import defaults
 from sharpmask.selection import Selection
+from sharpmask.serve.answers import all_objects, at_prompt, named_objects
+from sharpmask.serve.apart import PhotosApart
 from sharpmask.serve.desk import Desk
 from sharpmask.serve.guards import Guarded, LimitedBodies
 from sharpmask.serve.label_studio import LabelStudio
 from sharpmask.serve.openapi import description
-from sharpmask.serve.questions import coco_of, read_given
+from sharpmask.serve.questions import read_given
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 from sharpmask.serve.x_anylabeling import XAnyLabeling
 
@@ -43,19 +42,16 @@ POLICY = (
 log = logging.getLogger("sharpmask.serve")
 
 
-def create_app(
-    proposer: Proposer, settings: Settings | None = None, *, detector: Detector | None = None
-) -> Starlette:
+def create_app(photos: Photos | PhotosApart, settings: Settings | None = None) -> Starlette:
     """The server as an ASGI application, for uvicorn or any other.
 
     Args:
-        proposer: Reads the photos.
+        photos: What is asked, here or in a process of its own.
         settings: See ``Settings``.
-        detector: Names objects, on the same proposer; without one ``/v1/detect`` is not there.
     """
     settings = settings or Settings()
     limits = settings.limits
-    desk = Desk(proposer, limits, settings.threads)
+    desk = Desk(photos, limits, settings.threads)
     label_studio = LabelStudio(desk, settings)
     x_anylabeling = XAnyLabeling(desk, settings)
 
@@ -66,13 +62,9 @@ def create_app(
         return JSONResponse({"mode": "server", "token": bool(settings.token)})
 
     async def openapi(request: Request) -> Response:  # noqa: ARG001
-        return JSONResponse(
-            description(limits, guarded=bool(settings.token), names=detector is not None)
-        )
+        return JSONResponse(description(limits, guarded=bool(settings.token), names=settings.names))
 
-    async def of_photo(
-        request: Request, find: Callable[[ReadPhoto], Proposals | Detections], min_score: float
-    ) -> Response:
+    async def of_photo(request: Request, find: Callable[..., bytes], min_score: float) -> Response:
         with desk.place():
             given = await read_given(request, {"image", "count", "min_score", "no_overlap"})
 
@@ -85,18 +77,17 @@ def create_app(
                 data = given.photo()
                 if data is None:
                     raise ValueError("image: is missing; give a file or a data URI")
-                photo_id, photo = desk.read(data, given.name)
-                return coco_of(select(find(photo)), photo_id, given.name)
+                return photos.run(find, data, given.name, select)
 
             return Response(await desk.work(answer), media_type="application/json")
 
     async def propose(request: Request) -> Response:
-        return await of_photo(request, lambda photo: photo.propose(), 0)
+        return await of_photo(request, all_objects, 0)
 
     async def detect(request: Request) -> Response:
-        if detector is None:
+        if not settings.names:
             raise HTTPException(404, "the server has no detector; start it with --detector")
-        return await of_photo(request, detector.on, detector.min_score)
+        return await of_photo(request, named_objects, defaults.MIN_SCORE)
 
     async def prompt(request: Request) -> Response:
         with desk.place():
@@ -110,18 +101,9 @@ def create_app(
                 data, photo_id = given.photo(), given.text("photo")
                 if (data is None) == (photo_id is None):
                     raise ValueError("give either image, or photo: the id in an earlier answer")
-                if data is not None:
-                    photo_id, photo = desk.read(data, given.name)
-                else:
-                    assert photo_id is not None
-                    known = desk.recall(photo_id)
-                    if known is None:
-                        return None
-                    photo = known
-                found = (
-                    photo.at(point[0], point[1], count) if point else photo.in_box(box or ()).alone
-                )
-                return coco_of(found, photo_id, given.name)
+                photo = photo_id if data is None else data
+                assert photo is not None
+                return photos.run(at_prompt, photo, given.name, count, point, box)
 
             content = await desk.work(answer)
             if content is None:

@@ -25,8 +25,10 @@ from starlette.routing import Route
 from sharpmask.images import ImageError
 from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.proposals import Proposals
+from sharpmask.selection import Selection
 from sharpmask.serve.desk import Desk, of_data_uri
 from sharpmask.serve.questions import read_json
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 from sharpmask.writers.labelstudio import brush_value, polygon_value
 
@@ -133,11 +135,12 @@ class LabelStudio:
             context = (content.get("params") or {}).get("context") or {}
             marks = context.get("result") if isinstance(context, dict) else None
             results = [await self._result(task, interface, marks or []) for task in tasks]
-            return JSONResponse({"results": results})
+            answer = b'{"results": [%s]}' % b", ".join(results)
+            return Response(answer, media_type="application/json")
 
     async def _result(
         self, task: Any, interface: Interface, marks: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    ) -> bytes:
         """One task's prediction; what cannot be read has no region and is told in the log."""
         try:
             return await self.desk.work(lambda: self._predict(task, interface, marks))
@@ -146,26 +149,17 @@ class LabelStudio:
                 raise
             name = task.get("id") if isinstance(task, dict) else task
             log.warning("Label Studio's task %s: %s", name, error.detail)
-            return {"model_version": MODEL_VERSION, "score": 0.0, "result": []}
+            return as_json([], 0.0)
 
     def _predict(
         self, task: Any, interface: Interface, marks: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    ) -> bytes:
         try:
             address = task["data"][interface.value]
         except (TypeError, KeyError):
             raise ValueError(f"data: expected an address as {interface.value!r}") from None
-        _, photo = self.desk.read(self.fetch(str(address)), "the task's photo")
-        label = interface.label
-        if marks:
-            found, label = prompted(photo, marks, label)
-        else:
-            found = self.select(photo.propose())
-        return {
-            "model_version": MODEL_VERSION,
-            "score": float(np.mean(found.scores)) if len(found) else 0.0,
-            "result": regions(found, interface, label),
-        }
+        data = self.fetch(str(address))
+        return self.desk.photos.run(prediction, data, interface, marks, self.select)
 
     def fetch(self, address: str) -> bytes:
         """A photo's file, from Label Studio's own host with its token, or out of a data URI.
@@ -222,6 +216,33 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 _opener = urllib.request.build_opener(_Stay, urllib.request.ProxyHandler({}))
+
+
+def prediction(
+    photos: Photos,
+    data: bytes,
+    interface: Interface,
+    marks: Sequence[Mapping[str, Any]],
+    select: Selection,
+) -> bytes:
+    """A photo's regions: all masks, or the one that was asked for.
+
+    Raises:
+        ValueError: It is not a photo, or a mark cannot be read.
+    """
+    _, photo = photos.read(data, "the task's photo")
+    label = interface.label
+    if marks:
+        found, label = prompted(photo, marks, label)
+    else:
+        found = select(photo.propose())
+    score = float(np.mean(found.scores)) if len(found) else 0.0
+    return as_json(regions(found, interface, label), score)
+
+
+def as_json(result: list[dict[str, Any]], score: float) -> bytes:
+    """A prediction: JSON at once, as brushes are long lists of numbers."""
+    return json.dumps({"model_version": MODEL_VERSION, "score": score, "result": result}).encode()
 
 
 def prompted(

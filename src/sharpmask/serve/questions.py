@@ -1,20 +1,16 @@
-"""What clients ask, read from JSON or a form, and COCO as the answer."""
+"""What clients ask, read from JSON or a form."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from sharpmask.detection.detections import Category, Detections
-from sharpmask.proposals import Proposals
 from sharpmask.serve.desk import of_data_uri
-from sharpmask.writers.writer import LABEL
 
 MAX_FIELDS = 16
 NAME_LENGTH = 200
@@ -160,30 +156,6 @@ async def read_given(request: Request, known: set[str]) -> Given:
             400, f"{unknown[0][:NAME_LENGTH]}: unknown; there are {', '.join(sorted(known))}"
         )
     return Given(fields, image, name)
-
-
-def coco_of(found: Proposals | Detections, photo_id: str, name: str) -> bytes:
-    """Masks as a COCO data set of one photo, with the id by which the photo is remembered."""
-    categories: Sequence[Category] = (Category(1, LABEL),)
-    if isinstance(found, Detections):
-        categories = found.categories
-    height, width = found.image_size
-    records = found.to_coco(1)
-    annotations = [
-        {"id": number, **record, "area": int(area), "iscrowd": 0}
-        for number, (record, area) in enumerate(zip(records, found.areas, strict=True), start=1)
-    ]
-    content = {
-        "info": {
-            "description": "Objects in a photo",
-            "version": f"sharpmask {version('sharpmask')}",
-        },
-        "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
-        "annotations": annotations,
-        "categories": [{"id": c.id, "name": c.name, "supercategory": ""} for c in categories],
-        "photo": photo_id,
-    }
-    return json.dumps(content, allow_nan=False).encode()
 
 
 def _json(key: str, text: str) -> Any:

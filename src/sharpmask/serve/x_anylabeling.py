@@ -14,6 +14,7 @@ from sharpmask.proposals import Proposals
 from sharpmask.selection import Selection
 from sharpmask.serve.desk import Desk, of_data_uri
 from sharpmask.serve.questions import Given, read_json
+from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import Settings
 from sharpmask.writers.writer import LABEL
 
@@ -69,20 +70,31 @@ class XAnyLabeling:
                 raise HTTPException(400, "expected image, a data URI, and params, an object")
 
             def answer() -> list[dict[str, Any]]:
-                _, photo = self.desk.read(of_data_uri(image))
-                if params.get("marks"):
-                    return shapes(marked(photo, params["marks"]), UNNAMED)
-                given = Given(params, None, "")
-                select = Selection(
-                    min_score=given.number("conf_threshold", 0, 0, 1),
-                    distinct=given.number("iou_threshold", 1, 0, 1) or 1.0,
-                    top=self.top,
-                )
-                return shapes(select(photo.propose()), LABEL)
+                return self.desk.photos.run(answered, of_data_uri(image), params, self.top)
 
             found = await self.desk.work(answer)
             data = {"shapes": found, "description": "", "replace": None}
             return JSONResponse({"success": True, "data": data})
+
+
+def answered(
+    photos: Photos, data: bytes, params: Mapping[str, Any], top: int | None
+) -> list[dict[str, Any]]:
+    """Shapes of a photo's objects, or of the one that is marked.
+
+    Raises:
+        ValueError: It is not a photo, or a parameter cannot be read.
+    """
+    _, photo = photos.read(data)
+    if params.get("marks"):
+        return shapes(marked(photo, params["marks"]), UNNAMED)
+    given = Given(params, None, "")
+    select = Selection(
+        min_score=given.number("conf_threshold", 0, 0, 1),
+        distinct=given.number("iou_threshold", 1, 0, 1) or 1.0,
+        top=top,
+    )
+    return shapes(select(photo.propose()), LABEL)
 
 
 def marked(photo: ReadPhoto, marks: Any) -> Proposals:

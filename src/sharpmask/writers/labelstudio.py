@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from os import fsencode
 from typing import Any
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
@@ -54,6 +53,8 @@ class LabelStudioWriter(Writer):
 
     def finish(self, photos: Iterable[Segmented]) -> None:
         """Write both files."""
+        from xml.sax.saxutils import quoteattr  # slow to import: it brings a web client
+
         kind = "Polygon" if self.polygons else "Brush"
         with replacing_file(self.place / "config.xml") as file:
             names = map(quoteattr, self.destination.categories.values())

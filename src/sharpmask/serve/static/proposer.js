@@ -6,7 +6,7 @@ import { resize } from "./resize.js";
 const DECODE_BATCH = 128;
 const GREY = 128;
 const ANSWERS = 3;
-const PER_SIZE = 4;
+const PER_SIZE = 2;
 const SAME = 0.8;
 
 export class Proposer {
@@ -40,8 +40,7 @@ export class Proposer {
     const { num_proposals: most, num_candidates: candidates, pool, suppression } = this.model;
     const count = Math.max(most, candidates);
     const best = this.#best(photo.levels, Math.max(count, pool));
-    const nearness = photo.levels.map(({ index }) => this.model.nearness[index]);
-    const apart = apartFirst(best, nearness, count).sort((a, b) => a.rank - b.rank);
+    const apart = apartFirst(best, this.#nearness(photo), count).sort((a, b) => a.rank - b.rank);
     const found = await this.#decode(photo, apart);
     const distinct = [];
     const repeats = [];
@@ -61,6 +60,7 @@ export class Proposer {
   // Objects at a point, best first.
   async at(photo, [x, y]) {
     const chosen = [];
+    const nearness = this.#nearness(photo);
     photo.levels.forEach((level, number) => {
       const reach = (this.#windowSide(level.index) / 2) * this.model.object_share;
       const near = [];
@@ -72,7 +72,7 @@ export class Proposer {
           }
         }
       }
-      chosen.push(...near.sort((a, b) => b.logit - a.logit).slice(0, PER_SIZE));
+      chosen.push(...apartFirst(near.sort((a, b) => b.logit - a.logit), nearness, PER_SIZE));
     });
     const answers = [];
     for (const each of await this.#decode(photo, chosen)) {
@@ -113,6 +113,10 @@ export class Proposer {
     const logit = scores[level].data[row * scores[level].dims.at(-1) + column];
     const score = this.#score(logit, patch);
     return [{ mask: this.#paste({ patch, side, window }, photo.size), score }];
+  }
+
+  #nearness({ levels }) {
+    return levels.map(({ index }) => this.model.nearness[index]);
   }
 
   #cells(level, side) {
