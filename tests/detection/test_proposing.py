@@ -16,6 +16,7 @@ from sharpmask.detection.proposing import Proposing, proposer_note, proposer_sou
 from sharpmask.detection.region_vectors import describe
 from sharpmask.detection.regions import Regions
 from sharpmask.images import ImageError
+from sharpmask.inference.proposer import Proposer
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def folder(tmp_path_factory):
     """A proposer, and a detector of random weights that belongs to it."""
     folder = tmp_path_factory.mktemp("detector")
     proposing = Proposing(str(pyramid_file(folder)), 7)
-    read = proposing.proposer("cpu", 1).read(np.zeros((64, 64, 3), np.uint8))
+    proposer = Proposer(pyramid_file(folder), engine="torch")
+    read = proposer.read(np.zeros((64, 64, 3), np.uint8))
     channels = describe(read, np.array([[0.0, 0, 64, 64]])).shape[1]
     rng = np.random.default_rng(0)
     arrays = {
