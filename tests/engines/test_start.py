@@ -90,7 +90,7 @@ FORKED = """
 import os, sys
 import numpy as np
 from sharpmask.engines.load import load_engine
-engine = load_engine({source!r}, "openvino")
+engine = load_engine({source!r}, {kind!r})
 image = np.zeros((320, 320, 3), np.uint8)
 engine.encode(image)
 child = os.fork()
@@ -105,14 +105,15 @@ print("answered in the child")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_process_answers_with_an_openvino_engine_used_before(cache):
+@pytest.mark.parametrize("kind", ["openvino", "onnx"])
+def test_forked_process_answers_with_an_engine_used_before(cache, kind):
     """As docs/export.md says; torch does not."""
-    load_engine(thin_file(cache), "openvino")
-    program = FORKED.format(source=str(thin_file(cache)))
+    load_engine(thin_file(cache), kind)
+    program = FORKED.format(source=str(thin_file(cache)), kind=kind)
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
-        env=environment, capture_output=True, text=True, timeout=120,
+        env=environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.stdout == "answered in the child\n", done.stderr
 
