@@ -203,7 +203,7 @@ def test_two_processes_stop_together_and_go_on(given, tmp_path):
 
 
 def test_ctrl_c_before_training_is_said_too(given, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(origin, "load_coco", interrupted)
