@@ -39,3 +39,15 @@ def test_each_sample_of_a_quad_is_mixed_alone():
     quads, layer = random(2, 20, 3, 3), nn.Conv2d(5, 2, 1).double()
     mixed = mix_each(quads, layer)
     torch.testing.assert_close(samples_of(mixed), layer(samples_of(quads)), **DOUBLE)
+
+
+@pytest.mark.parametrize("windows", [0, 3])
+def test_samples_that_are_learned_from_are_the_same_and_have_gradients(windows):
+    quads = random(windows, 8, 4, 4)
+    learned = quads.clone().requires_grad_()
+    samples = samples_of(learned)
+    torch.testing.assert_close(samples, samples_of(quads), rtol=0, atol=0)
+    weight = random(*samples.shape)
+    (samples * weight).sum().backward()
+    # Half of the last quads' samples lie beyond the window.
+    assert int((learned.grad == 0).sum()) == windows * 2 * (64 - 49)
