@@ -16,8 +16,17 @@ WEIGHTS = Path(__file__).parents[1] / "src" / "sharpmask" / "weights"
 
 
 def ship() -> None:
-    """Export the default model; hash all weights."""
+    """Export the default model, and hash all weights.
+
+    A detector that belongs to it must be trained again when its weights change (detection.py,
+    ship_detector.py).
+    """
     export(load(WEIGHTS / f"{MODEL}.safetensors"), WEIGHTS / MODEL, "onnx")
+    write_sums()
+
+
+def write_sums() -> None:
+    """Hash all weights."""
     sums = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
         for file in sorted(WEIGHTS.glob("*.safetensors"))

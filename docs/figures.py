@@ -144,18 +144,36 @@ def held_out() -> str:
 def detection() -> str:
     """AP of detectors by their proposals."""
     content = result("detection")
+    names = ", ".join(content["categories"])
+    shipped = content["shipped"]
+    label = f"`detector-coco-nano`, {shipped['categories']} categories, ours"
+    methods = {**content["figures"], label: {str(content["proposals_in_training"]): shipped}}
+    return (
+        f"{content['photos']} training photos; categories with at least 50 objects in them: "
+        f"{names}.\n\n{precisions(methods, 'proposals')}"
+    )
+
+
+def detection_by_examples() -> str:
+    """AP of detectors by the objects that they learned from."""
+    return precisions(result("detection")["examples"], "examples")
+
+
+def detection_searched() -> str:
+    """AP of the same detectors on our proposals and on selective search's."""
+    content = result("detection")["searched"]
+    return f"On {content['photos']} photos:\n\n{precisions(content['figures'], 'proposals')}"
+
+
+def precisions(figures: dict[str, dict[str, dict[str, float]]], counted: str) -> str:
+    """AP of methods by the number of something."""
     rows = []
-    for method, by_count in content["figures"].items():
+    for method, by_count in figures.items():
         for count, values in by_count.items():
             names = ("boxes_AP", "boxes_AP50", "masks_AP", "masks_AP50")
             cells = [f"{100 * values[name]:.1f}" if name in values else "-" for name in names]
             rows.append([method, count, *cells])
-    header = ["detector, proposals", "number", "box AP", "AP50", "mask AP", "AP50"]
-    names = ", ".join(content["categories"])
-    return (
-        f"{content['photos']} training photos; categories with at least 50 objects in them: "
-        f"{names}.\n\n{table(header, rows)}"
-    )
+    return table(["detector", counted, "box AP", "AP50", "mask AP", "AP50"], rows)
 
 
 def finetuned() -> str:

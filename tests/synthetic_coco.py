@@ -1,6 +1,11 @@
-"""A small data set in COCO's format: photos with coloured shapes, every kind of segmentation."""
+"""A small data set in COCO's format: photos with coloured shapes, every kind of segmentation.
+
+python tests/synthetic_coco.py FOLDER [PHOTOS] writes FOLDER/images, FOLDER/train.json and, a third
+as many, FOLDER/val.json.
+"""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -64,10 +69,11 @@ def segmentation(points, image_size, form):
     return uncompressed_rle(mask) if form == "runs" else compressed_rle(mask)
 
 
-def write_coco(folder: Path, *, name: str, photos: int, seed: int) -> Path:
+def write_coco(folder: Path, *, name: str, photos: int, seed: int, complete: bool = False) -> Path:
     """Write photos to ``folder/images`` and their annotations to ``folder/name``.
 
-    Photos 0, 4, 8 ... hold a crowd, photo 1 is only partly labelled, photo 2 has no object.
+    Photos 0, 4, 8 ... hold a crowd, photo 1 is only partly labelled unless
+    they are to be ``complete``, photo 2 has no object.
     """
     rng = np.random.default_rng(seed)
     images, annotations = [], []
@@ -97,7 +103,15 @@ def write_coco(folder: Path, *, name: str, photos: int, seed: int) -> Path:
             )
         photo.save(folder / "images" / file_name)
         entry = {"id": image_id, "file_name": file_name, "height": height, "width": width}
-        images.append(entry | ({"complete": False} if number == 1 else {}))
+        images.append(entry | ({"complete": False} if number == 1 and not complete else {}))
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     (folder / name).write_text(json.dumps(content))
     return folder / name
+
+
+if __name__ == "__main__":
+    photos = int(sys.argv[2]) if len(sys.argv) > 2 else 60
+    write_coco(Path(sys.argv[1]), name="train.json", photos=photos, seed=1)
+    write_coco(
+        Path(sys.argv[1]), name="val.json", photos=max(1, photos // 3), seed=2, complete=True
+    )

@@ -63,6 +63,16 @@ def annotations(tmp_path, coco_folder):
     return path
 
 
+@pytest.mark.slow  # a process
+def test_photo_without_extras_is_detected_in(tmp_path):
+    done = command(tmp_path, "detect", COFFEE, "--output", "out", "--format", "coco")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert found
+    assert (tmp_path / "out" / "overlay.png").exists()
+    assert json.loads((tmp_path / "out" / "coco.json").read_text())["categories"][0]["name"]
+
+
 @pytest.mark.slow  # as the two tests that follow: a process each
 def test_python_without_extras_reads_tiles_and_measures(tmp_path, coco_folder, annotations):
     program = f"""

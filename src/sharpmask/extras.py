@@ -7,7 +7,6 @@ EXTRAS = {
     "torch": "train",
     "lightning_fabric": "train",
     "tensorboard": "train",
-    "safetensors": "train",
     "matplotlib": "plots",
     "openvino": "openvino",
     "onnx": "onnx",

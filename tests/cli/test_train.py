@@ -18,10 +18,7 @@ from typer.testing import CliRunner
 import sharpmask
 from sharpmask.cli import train_progress
 from sharpmask.cli.main import app
-from sharpmask.detection import training
-from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.pretrained import load, read_metadata, save
-from sharpmask.models.tails import TAILS
 from sharpmask.training import origin, stages
 
 THIN = ["--bottleneck-channels", "8"]
@@ -206,7 +203,7 @@ def test_two_processes_stop_together_and_go_on(given, tmp_path):
 
 
 def test_ctrl_c_before_training_is_said_too(given, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(origin, "load_coco", interrupted)
@@ -273,21 +270,6 @@ def test_stage_two_of_another_stage_one_is_not_gone_on_with(stage_one, given, tm
     nearest = [*options, "--upsampling", "nearest"]
     result = invoke("sharpmask", *given, "--deepmask", stage_one[0], *nearest)
     assert "model upsampling: bilinear there, nearest now" in result.stderr
-
-
-def test_a_detector_of_other_categories_is_not_gone_on_with(
-    given, tmp_path, coco_folder, monkeypatch
-):
-    monkeypatch.setattr(training, "fit", lambda *_, save, **__: save({}) or {})
-    options = [*detector_options(coco_folder, tmp_path), *SHORT]
-    assert invoke("detector", *given, *options, "--category", "disc").exit_code == 0
-    result = invoke("detector", *given, *options, "--category", "roof")
-    assert result.exit_code == 2
-    assert "something else (category: disc there, roof now)" in result.stderr.splitlines()[-1]
-    names = read_metadata(tmp_path / "run")["detector"]["categories"]
-    assert [category["name"] for category in names] == ["disc"]
-    result = invoke("deepmask", *given, *THIN, *SHORT)
-    assert "command: train detector there, train deepmask now" in result.stderr.splitlines()[-1]
 
 
 def test_stage_two_says_when_it_is_worse_than_stage_one(given, stage_one, coco_folder, monkeypatch):
@@ -475,30 +457,14 @@ def test_what_must_be_given():
 # --- what is random ---
 
 
-def detector_options(coco_folder, folder):
-    """What a Fast R-CNN needs besides: an ImageNet net, and any proposals."""
-    parts = BACKBONES["mobilenet_v2"](), TAILS["mobilenet_v2"](padding="zero")
-    state = {key: value for part in parts for key, value in part.state_dict().items()}
-    save_file(state, folder / "imagenet.safetensors")
-    image_ids = [image["id"] for image in json.loads(coco_folder.train.read_text())["images"]]
-    records = [{"image_id": k, "bbox": [5, 5, 20, 20], "score": 0.5} for k in image_ids]
-    (folder / "found.json").write_text(json.dumps(records))
-    files = ["--init", folder / "imagenet.safetensors", "--proposals", folder / "found.json"]
-    return ["--kind", "fast-rcnn", "--min-objects", 2, *files]
-
-
-@pytest.mark.parametrize("command", ["deepmask", "sharpmask", "detector"])
-def test_the_seed_alone_decides_the_weights(
-    stage_one, given, tmp_path, coco_folder, monkeypatch, command
-):
-    """Those at the end; of stage two and the detector, to save time, those at the start."""
+@pytest.mark.parametrize("command", ["deepmask", "sharpmask"])
+def test_the_seed_alone_decides_the_weights(stage_one, given, tmp_path, monkeypatch, command):
+    """Those at the end; of stage two, to save time, those at the start."""
     if command != "deepmask":
-        for module in (stages, training):
-            monkeypatch.setattr(module, "fit", lambda *_, save, **__: save({}) or {})
+        monkeypatch.setattr(stages, "fit", lambda *_, save, **__: save({}) or {})
     options = {
         "deepmask": lambda: THIN,
         "sharpmask": lambda: ["--deepmask", stage_one[0], "--mask-channels", 16],
-        "detector": lambda: detector_options(coco_folder, tmp_path),
     }[command]()
     numbers = ["--workers", 0, "--set", "steps=1", "--set", "batch_size=1"]
     numbers += ["--set", "scene_size=208"]

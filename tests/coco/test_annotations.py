@@ -159,6 +159,17 @@ def test_unusable_annotations_are_counted_and_the_others_stay(read, annotation, 
     assert list(dataset.images[0].crowds) == crowds
 
 
+def test_boxes_are_enough_where_they_are_asked_for(read, tmp_path):
+    box = {"segmentation": None, "bbox": [2.0, 3, 20, 10]}
+    unusable = ({"segmentation": [[1, 2, 3, 4]]}, box | {"category_id": 3}, box | {"iscrowd": 1})
+    assert len(read(content(box, *unusable)).images[0].instances) == 0
+    (found,) = load_coco(tmp_path / "a.json", tmp_path, boxes=True).images[0].instances
+    assert (found.id, found.category, found.box) == (0, 0, (2, 3, 22, 13))
+    mask = decode(found.rle)
+    assert mask[3:13, 2:22].all()
+    assert mask.sum() == 200
+
+
 def test_the_smallest_objects_that_are_kept(read):
     dataset = read(content(rectangle(MIN_SIDE, MIN_AREA // MIN_SIDE), rectangle(10, 10)))
     assert len(dataset.images[0].instances) == 2

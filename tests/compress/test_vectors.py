@@ -63,7 +63,7 @@ def test_one_photo_counts_its_best_cells_twice():
     _, kept = shorten_vector(model, [photo], 2)
     engine = TorchEngine(model, torch.device("cpu"))
     levels = Proposer(engine).levels(photo)
-    vectors = np.concatenate([level.features[0][0].flatten(1).T.numpy() for level in levels])
+    vectors = np.concatenate([level.features.masks[0][0].flatten(1).T.numpy() for level in levels])
     assert len(vectors) < 500
     variances = np.linalg.eigvalsh(np.cov(vectors.T))
     assert kept == pytest.approx(variances[-2:].sum() / variances.sum(), abs=1e-6)

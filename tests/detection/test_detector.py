@@ -4,23 +4,24 @@ from test_regions import SIZE, rectangle
 
 from sharpmask.detection.detections import Category
 from sharpmask.detection.detector import MAX_DETECTIONS, Detector
+from sharpmask.detection.heads import RegionHead
 from sharpmask.detection.regions import Regions
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 CATEGORIES = (Category(3, "cat"), Category(90, "dog"))
 
 
-class Fixed:
-    """Scores that were written down; boxes move one pixel to the right for dogs."""
+def detector(**options):
+    """Its head has no say: what it would find is given."""
+    arrays = {"scores": np.zeros((2, 1)), "boxes": np.zeros((8, 1))}
+    arrays |= {"scores_bias": np.zeros(2), "boxes_bias": np.zeros(8)}
+    return Detector(RegionHead("rcnn", CATEGORIES, arrays), None, **options)
 
-    categories = CATEGORIES
 
-    def __init__(self, scores):
-        self.scores = np.array(scores, float)
-
-    def classify(self, image, boxes):
-        moved = np.stack([boxes, boxes + np.array([1, 0, 1, 0])], axis=1)
-        return self.scores, moved
+def best(scores, where, **options):
+    """Detections among regions with these scores; boxes move one pixel to the right for dogs."""
+    moved = np.stack([where.boxes, where.boxes + np.array([1, 0, 1, 0])], axis=1)
+    return detector(**options).best(PHOTO, where, np.array(scores, float), moved)
 
 
 def regions(*boxes, masks=True, scores=None):
@@ -33,7 +34,7 @@ WHERE = regions((0, 0, 10, 10), (1, 0, 11, 10), (20, 20, 40, 35))
 
 
 def test_each_category_drops_its_own_repeats():
-    found = Detector(Fixed([[0.9, 0.2], [0.8, 0.7], [0.001, 0.6]]))(PHOTO, WHERE)
+    found = best([[0.9, 0.2], [0.8, 0.7], [0.001, 0.6]], WHERE)
     assert found.names == ["cat", "dog", "dog"]
     assert found.scores.tolist() == [0.9, 0.7, 0.6]
     # The dog's mask is that of the region it came from, the box is the refined one.
@@ -50,14 +51,14 @@ def test_each_category_drops_its_own_repeats():
 
 def test_a_doubtful_proposal_makes_a_doubtful_detection():
     where = regions((0, 0, 10, 10), (20, 20, 40, 35), scores=[0.25, 1])
-    found = Detector(Fixed([[0.9, 0], [0, 0.6]]))(PHOTO, where)
+    found = best([[0.9, 0], [0, 0.6]], where)
     assert found.names == ["dog", "cat"]
     np.testing.assert_allclose(found.scores, [0.6, 0.45])
 
 
 def test_repeats_stay_where_nothing_is_suppressed():
     scores = [[0.9, 0.2], [0.8, 0.7], [0.001, 0.6]]
-    found = Detector(Fixed(scores), suppression=1, min_score=0)(PHOTO, WHERE)
+    found = best(scores, WHERE, suppression=1, min_score=0)
     assert len(found) == 6
     assert (np.diff(found.scores) <= 0).all()
 
@@ -66,13 +67,13 @@ def test_a_photo_keeps_at_most_the_detections_that_coco_counts():
     boxes = [(x, y, x + 1, y + 1) for x in range(20) for y in range(10)]
     rng = np.random.default_rng(0)
     scores = rng.random((200, 2))
-    found = Detector(Fixed(scores))(PHOTO, regions(*boxes))
+    found = best(scores, regions(*boxes))
     assert len(found) == MAX_DETECTIONS
     np.testing.assert_array_equal(found.scores, np.sort(scores.ravel())[::-1][:MAX_DETECTIONS])
 
 
 def test_a_photo_without_detections_gives_no_records():
-    found = Detector(Fixed(np.zeros((0, 2))))(PHOTO, regions())
+    found = best(np.zeros((0, 2)), regions())
     assert len(found) == 0
     assert found.to_coco(1) == []
     np.testing.assert_array_equal(found.plot(), PHOTO)
@@ -80,7 +81,7 @@ def test_a_photo_without_detections_gives_no_records():
 
 def test_boxes_alone_are_drawn_too():
     where = regions((0, 0, 10, 10), (20, 20, 40, 35), masks=False)
-    found = Detector(Fixed([[0.9, 0], [0, 0.6]]))(PHOTO, where)
+    found = best([[0.9, 0], [0, 0.6]], where)
     assert found.encoded is None
     assert "segmentation" not in found.to_coco(1)[0]
     drawn = found.plot(min_score=0.7) != PHOTO
@@ -89,8 +90,8 @@ def test_boxes_alone_are_drawn_too():
     assert found.plot(min_score=0.5)[21, 22].tolist() != PHOTO[21, 22].tolist()
 
 
-def test_regions_or_a_proposer_are_needed():
-    with pytest.raises(ValueError, match="give a Detector a proposer"):
-        Detector(Fixed([]))(PHOTO)
+def test_strange_settings_are_refused():
     with pytest.raises(ValueError, match="suppression: expected a number between 0 and 1, got 0"):
-        Detector(Fixed([]), suppression=0)
+        detector(suppression=0)
+    with pytest.raises(ValueError, match="min_score: expected a number between 0 and 1, got 2"):
+        detector(min_score=2)

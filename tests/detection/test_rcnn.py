@@ -1,84 +1,20 @@
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from test_regions import photo
 
+from reference.thin_models import thin_pyramid
+from sharpmask.detection import examples as examples_module
 from sharpmask.detection import rcnn
 from sharpmask.detection.detections import Category
-from sharpmask.detection.rcnn import (
-    CONTEXT,
-    RCNN,
-    SVM_C,
-    Examples,
-    KeptVectors,
-    RegionNet,
-    collect,
-    fit_boxes,
-    fit_svm,
-    train_rcnn,
-    warp,
-)
+from sharpmask.detection.examples import Examples, KeptVectors, collect
+from sharpmask.detection.rcnn import SVM_C, fit_boxes, fit_svm, train_rcnn
 from sharpmask.detection.regions import Regions
-from sharpmask.detection.training import fit_rcnn
-from sharpmask.geometry import GREY
+from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.images import write_image
-
-# --- warping ---
-
-
-def ramp(height=120, width=200):
-    """Red is x, green is y, at the middles of the pixels, in steps of 1."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x, y, np.zeros_like(x)], axis=2).astype(np.uint8)
-
-
-def test_a_region_fills_the_square_but_for_its_context():
-    size = 64
-    box = (40.0, 30.0, 100.0, 60.0)
-    square = warp(Image.fromarray(ramp()), box, size).astype(float)
-    inner = size * (1 - 2 * CONTEXT)
-    places = (np.arange(size) + 0.5 - CONTEXT * size) / inner  # 0 and 1 at the region's edges
-    np.testing.assert_allclose(square[32, :, 0], 40 + 60 * places - 0.5, atol=1)
-    np.testing.assert_allclose(square[:, 32, 1], 30 + 30 * places - 0.5, atol=1)
-
-
-def test_outside_the_photo_is_grey():
-    size = 100
-    white = Image.new("RGB", (50, 40), (255, 255, 255))
-    square = warp(white, (0, 0, 50, 40), size)
-    edge = round(CONTEXT * size)
-    assert (square[edge:-edge, edge:-edge] == 255).all()
-    assert (square[: edge - 1] == GREY).all()
-    assert (square[:, 1 - edge :] == GREY).all()
-
-
-@pytest.mark.parametrize("box", [(0, 0, 1, 1), (49, 0, 50, 40), (10.2, 3.1, 10.9, 39)], ids=str)
-def test_thin_regions_can_be_warped(box):
-    assert warp(Image.new("RGB", (50, 40)), box, 32).shape == (32, 32, 3)
-
-
-def test_vectors_do_not_depend_on_the_batch(monkeypatch):
-    torch.manual_seed(0)
-    net = RegionNet("resnet18", warped_size=32)
-    boxes = np.array([[0, 0, 30, 30], [50, 20, 180, 90], [10, 10, 20, 110]], float)
-    together = net.describe(ramp(), boxes)
-    assert together.shape == (3, 512)
-    monkeypatch.setattr(rcnn, "BATCH", 2)
-    np.testing.assert_allclose(net.describe(ramp(), boxes), together, rtol=1e-4, atol=1e-5)
-    assert net.describe(ramp(), boxes[:0]).shape == (0, 512)
-
-
-@pytest.mark.parametrize("options", [{"backbone": "lenet"}, {"warped_size": 8}])
-def test_strange_nets_are_refused(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        RegionNet(**options)
-
-
-# --- learning ---
+from sharpmask.inference.proposer import Proposer
 
 
 def examples(count=6000, channels=5, seed=0):
@@ -151,27 +87,19 @@ def test_a_category_without_objects_is_named():
     data.objects[data.objects == 1] = -1
     categories = [Category(3, "cat"), Category(9, "dog")]
     with pytest.raises(ValueError, match="category 'dog' has no object"):
-        train_rcnn(None, data, categories)
+        train_rcnn(data, categories)
     data.unsure[:] = True
     with pytest.raises(ValueError, match="no region is background"):
-        train_rcnn(None, data, categories)
+        train_rcnn(data, categories)
 
 
-def test_a_missing_library_is_named_before_anything_is_described(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ValueError, match=r"sklearn is not installed; .*'sharpmask\[rcnn\]'"):
-        fit_rcnn(None, [], None, {}, output=tmp_path, metadata={}, seed=0, progress=None)
-
-
-class ColourNet:
-    """Describes a region by its mean colour and the place of the most red."""
-
-    def describe(self, image, boxes):
-        rows = []
-        for left, top, right, bottom in boxes.astype(int):
-            part = image[top : max(bottom, top + 1), left : max(right, left + 1)].astype(float)
-            rows.append([*part.mean((0, 1)) / 25, 1])
-        return np.array(rows, np.float32).reshape(-1, 4)
+def colours(image, boxes):
+    """Describes a region by its mean colour."""
+    rows = []
+    for left, top, right, bottom in boxes.astype(int):
+        part = image[top : max(bottom, top + 1), left : max(right, left + 1)].astype(float)
+        rows.append([*part.mean((0, 1)) / 25, 1])
+    return np.array(rows, np.float32).reshape(-1, 4)
 
 
 def test_it_learns_what_can_be_seen():
@@ -192,63 +120,67 @@ def test_it_learns_what_can_be_seen():
         )
         object.__setattr__(image, "read", lambda pixels=pixels: pixels)
         photos.append((image, regions))
-    net = ColourNet()
-    found = collect(lambda image, boxes: net.describe(image.read(), boxes), photos, {0: 0, 1: 1})
+    found = collect(
+        lambda image, boxes: colours(image.read(), boxes), photos, {0: 0, 1: 1}, streams=2
+    )
     assert (found.objects >= 0).sum() == 60
     assert found.vectors.shape == (30 * 14, 4)
     categories = [Category(3, "red"), Category(9, "green")]
-    detector = train_rcnn(ColourNet(), found, categories)
-    scores, boxes = detector.classify(pictures[0], np.array([[5.0, 5, 20, 20], [30, 10, 50, 30]]))
+    head = train_rcnn(found, categories)
+
+    def classify(*boxes):
+        where = np.array(boxes, float)
+        return head.classify(colours(pictures[0], where), where, (40, 60))
+
+    scores, boxes = classify([5, 5, 20, 20], [30, 10, 50, 30])
     assert scores.argmax(1).tolist() == [0, 1]
     assert boxes.shape == (2, 2, 4)
-    nothing = np.array([[0.0, 32, 20, 40]])
-    assert detector.classify(pictures[0], nothing)[0].max() < scores.max(1).min()
+    assert classify([0, 32, 20, 40])[0].max() < scores.max(1).min()
 
 
-def test_a_stopped_description_goes_on_with_the_photos_left(tmp_path):
+def test_a_stopped_description_goes_on_with_the_photos_left(tmp_path, monkeypatch):
     pictures = []
     for number in range(3):
         path = tmp_path / f"{number}.png"
         write_image(path, np.full((40, 60, 3), 40 * number, np.uint8))
         pictures.append(dataclasses.replace(photo([], [], id=number), path=path))
     boxes = np.array([[0.0, 0, 8, 8], [2, 2, 6, 6]])
-    net = RegionNet(warped_size=32)
+    proposer = Proposer(TorchEngine(thin_pyramid(), torch.device("cpu")))
     described = []
 
-    def counted(image, boxes, describe=net.describe):
-        described.append(image[0, 0, 0])
-        return describe(image, boxes)
+    def counted(read, boxes, describe=examples_module.describe):
+        described.append(read.image[0, 0, 0])
+        return describe(read, boxes)
 
-    net.describe = counted
-    first = KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes)
+    monkeypatch.setattr(examples_module, "describe", counted)
+    kept = KeptVectors(proposer, "weights", tmp_path / "vectors")
+    first = kept(pictures[0], boxes)
     assert first.dtype == np.float16
     (left,) = (tmp_path / "vectors").iterdir()
     left.with_suffix(".part").write_bytes(left.read_bytes()[:50])  # of a killed process
-    again = [KeptVectors(net, tmp_path / "vectors")(picture, boxes) for picture in pictures]
+    again = [kept(picture, boxes) for picture in pictures]
     assert described == [0, 40, 80]
     assert len(list((tmp_path / "vectors").iterdir())) == 4
     left.write_bytes(left.read_bytes()[:50])  # a damaged one is no better than none
-    KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes)
+    kept(pictures[0], boxes)
     assert described.pop() == 0
     np.testing.assert_array_equal(again[0], first)
     # Other boxes, another picture or other weights are described anew.
-    KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes + 1)
+    kept(pictures[0], boxes + 1)
     write_image(pictures[0].path, np.full((40, 60, 3), 7, np.uint8))
-    KeptVectors(net, tmp_path / "vectors")(pictures[0], boxes)
-    next(net.parameters()).data += 1
-    KeptVectors(net, tmp_path / "vectors")(pictures[1], boxes)
+    kept(pictures[0], boxes)
+    KeptVectors(proposer, "others", tmp_path / "vectors")(pictures[1], boxes)
     assert described == [0, 40, 80, 0, 7, 40]
 
 
-def test_scores_are_margins_and_boxes_move():
-    weights = {
-        "svm": np.array([[1.0, 0, 0, 0]]),
-        "svm_bias": np.array([-2.0]),
-        "boxes": np.zeros((1, 4, 4)),
-        "boxes_bias": np.array([[0.1, 0, 0, np.log(2)]]),
-    }
-    pixels = np.full((40, 60, 3), 100, np.uint8)  # 4 in every channel
-    detector = RCNN(ColourNet(), [Category(1, "thing")], weights)
-    scores, boxes = detector.classify(pixels, np.array([[10.0, 10, 20, 20]]))
-    assert scores[0, 0] == pytest.approx(1 / (1 + np.exp(-2)))
-    np.testing.assert_allclose(boxes[0, 0], [11, 5, 21, 25])
+def test_partly_labelled_photos_give_objects_and_no_background():
+    whole = photo([[5, 5, 20, 20]], [0], id=1)
+    partly = dataclasses.replace(whole, complete=False)
+    where = Regions(np.array([[5.0, 5, 20, 20], [30, 10, 50, 30]]), None, np.ones(2))
+    zeros = lambda image, boxes: np.zeros((len(boxes), 1))  # noqa: E731
+    found = collect(zeros, [(whole, where), (partly, where)], {0: 0})
+    assert found.objects.tolist() == [0, -1, -1, 0, -1, -1]
+    assert found.unsure.tolist() == [False] * 3 + [True] * 3
+    assert found.overlaps[:, 0].tolist() == [1, 1, 0, 1, 1, 0]
+    with pytest.raises(ValueError, match="no photo has an object or a proposal to learn from"):
+        collect(zeros, [], {0: 0})

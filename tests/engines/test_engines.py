@@ -75,6 +75,11 @@ def test_logits_of_every_engine_are_those_of_torch(engine, steps):
             masks = tested.decode(features, cells)
             assert masks.dtype == np.float32
             np.testing.assert_allclose(masks, eager.decode(truth, cells), atol=LOGIT_TOLERANCE)
+    regions, those = tested.region_maps(features), eager.region_maps(truth)
+    assert len(regions) == (3 if geometry.num_levels > 1 else 0)
+    assert tested.has_region_maps == (len(regions) > 0)
+    for found, expected in zip(regions, those, strict=True):
+        np.testing.assert_allclose(found, expected, atol=LOGIT_TOLERANCE)
 
 
 def test_features_outlive_the_next_image(engine):
@@ -84,9 +89,12 @@ def test_features_outlive_the_next_image(engine):
     cells = np.array([[0, 1, 1], [0, 2, 0]])
     (scores, *_), features = tested.encode(first)
     kept, masks = scores.copy(), tested.decode(features, cells)
+    regions = [level.copy() for level in tested.region_maps(features)]
     np.testing.assert_array_equal(tested.decode(features, cells), masks)
     tested.encode(second)
     np.testing.assert_array_equal(scores, kept)
+    for level, before in zip(tested.region_maps(features), regions, strict=True):
+        np.testing.assert_array_equal(level, before)
     np.testing.assert_array_equal(tested.decode(features, cells), masks)
 
 

@@ -49,7 +49,7 @@ def test_the_engine_is_the_model(kind, size):
 def test_nothing_remembers_gradients():
     engine = TorchEngine(model("sharpmask"), CPU)
     _, features = engine.encode(np.zeros((64, 64, 3), np.uint8))
-    assert not any(x.requires_grad for x in features)
+    assert not any(x.requires_grad for x in features.masks)
 
 
 def test_no_cells_give_no_masks():

@@ -10,7 +10,7 @@ from safetensors import safe_open
 import sharpmask
 from sharpmask import DeepMask, SharpMask, SharpMaskPyramid, WeightsError
 from sharpmask.models.pretrained import build, load, read_metadata
-from sharpmask.models.sources import names, resolve
+from sharpmask.models.sources import names, resolve, shipped
 
 THIN = {
     "model": "deepmask", "backbone": "resnet18", "width": 4, "bottleneck_channels": 3,
@@ -82,7 +82,7 @@ def test_hash_and_size_of_shipped_files(name):
     sums = dict(
         reversed(line.split()) for line in (path.parent / "SHA256SUMS").read_text().splitlines()
     )
-    assert sums.keys() == {f"{shipped}.safetensors" for shipped in names()}
+    assert sums.keys() == {f"{name}.safetensors" for name in shipped()}
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sums[path.name]
     metadata = read_metadata(name)
     with safe_open(path, framework="np") as file:

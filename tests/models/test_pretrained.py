@@ -252,7 +252,7 @@ def test_a_folder_stands_for_the_model_in_it(path):
 
 
 def test_an_unknown_name_is_told_a_near_one(monkeypatch):
-    monkeypatch.setattr(sources, "names", lambda: ["deepmask-mini", "sharpmask-mini"])
+    monkeypatch.setattr(sources, "shipped", lambda: ["deepmask-mini", "sharpmask-mini"])
     refused("sharpmask-mimi", "did you mean 'sharpmask-mini'?")
     refused("xyz", "known names: deepmask-mini, sharpmask-mini")
 

@@ -13,6 +13,7 @@ class BrightPyramid:
 
     name = "bright"
     geometry = PyramidGeometry(cell_offset=1.0)
+    has_region_maps = True
 
     def encode(self, image):
         bright = image[..., 1] > 190
@@ -44,3 +45,9 @@ class BrightPyramid:
             read = bright[rows.clip(0, len(bright) - 1)][:, columns.clip(0, bright.shape[1] - 1)]
             mask[inside] = np.where(read[inside], 10.0, -10.0)
         return masks
+
+    def region_maps(self, bright):
+        return tuple(
+            bright[None, ::stride, ::stride].astype(np.float32)
+            for stride in self.geometry.strides[:3]
+        )

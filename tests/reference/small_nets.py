@@ -6,7 +6,6 @@ from torch import nn
 
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models.backbones import Backbone
-from sharpmask.models.tails import Tail
 
 GEOMETRY = PatchGeometry(patch_size=32, context=16, object_size=18, coarse_size=8)
 """A grid of two cells: masks of 32 pixels from windows of 64."""
@@ -51,35 +50,6 @@ class AveragingTrunk(BlindTrunk):
         for conv in self.convs:
             conv.weight.data = conv.weight.data.mean((2, 3), keepdim=True).expand_as(conv.weight)
         return super().forward(x)
-
-
-class ColourTrunk(Backbone):
-    """Mean colours; the last ones through a convolution, so that there is something to train."""
-
-    channels = (3, 3, 3, 6)
-
-    def __init__(self, padding):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 1)
-
-    def forward(self, x):
-        maps = [F.avg_pool2d(x, stride, ceil_mode=True) for stride in (2, 4, 8, 16)]
-        return (*maps[:3], self.conv(maps[3]))
-
-    def layers_to(self, stride):
-        return [self.conv] if stride == 16 else []
-
-
-class ColourTail(Tail):
-    """Goes with ``ColourTrunk``."""
-
-    channels = 6
-
-    def __init__(self, padding):
-        super().__init__()
-
-    def forward(self, x):
-        return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 def spread(model, seed=0):

@@ -9,6 +9,9 @@ import uvicorn
 from PIL import Image
 
 from reference.bright_pyramid import BrightPyramid
+from sharpmask.detection.detections import Category
+from sharpmask.detection.heads import RegionHead
+from sharpmask.detection.region_vectors import describe
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
 from sharpmask.serve.remembered import Photos
@@ -52,6 +55,19 @@ def running(app):
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+def head_of(engine):
+    """A detector that names what is brighter than its surroundings on the finest level."""
+    photo = Proposer(engine).read(make_photo())
+    channels = describe(photo, np.array([[0.0, 0, 320, 240]])).shape[1]
+    scores = np.zeros((2, channels))
+    scores[0, 0] = 10
+    arrays = {
+        "scores": scores, "scores_bias": np.array([-5.0, -9]),
+        "boxes": np.zeros((8, channels)), "boxes_bias": np.zeros(8),
+    }  # fmt: skip
+    return RegionHead("rcnn", (Category(7, "lamp"), Category("x", "dark")), arrays)
 
 
 @pytest.fixture(scope="session")

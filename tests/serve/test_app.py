@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from starlette.testclient import TestClient
 
 from reference.bright_pyramid import BrightPyramid
-from serve.conftest import SQUARES, make_photo, png, running, square
+from serve.conftest import SQUARES, head_of, make_photo, png, running, square
+from sharpmask.detection.detector import Detector
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
 from sharpmask.serve.remembered import REMEMBERED, Photos
@@ -92,6 +93,34 @@ def test_without_overlap_each_pixel_has_one_owner(client, tmp_path):
     answer = propose(client, fields={"no_overlap": "true"})
     assert sum(mask.astype(int) for mask in masks_of(answer, tmp_path)).max() == 1
     assert sum(mask.astype(int) for mask in masks_of(propose(client), tmp_path)).max() > 1
+
+
+def test_named_objects_come_with_their_categories(tmp_path):
+    proposer = Proposer(BrightPyramid(), num_proposals=20)
+    detector = Detector(head_of(proposer.engine), proposer)
+    client = client_of(create_app(Photos(proposer, detector=detector), Settings(names=True)))
+    answer = client.post("/v1/detect", files={"image": ("a.png", PHOTO)})
+    assert answer.status_code == 200, answer.text
+    content = answer.json()
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [(7, "lamp"), ("x", "dark")]
+    expected = detector(make_photo())
+    assert len(expected)
+    assert [each["segmentation"] for each in content["annotations"]] == expected.rles()
+    assert {each["category_id"] for each in content["annotations"]} == {7}
+    fields = {"count": "1", "min_score": "0.1"}
+    one = client.post("/v1/detect", files={"image": ("a.png", PHOTO)}, data=fields).json()
+    assert one["annotations"] == content["annotations"][:1]
+    # A remembered photo may be asked on, as any.
+    point = {"photo": content["photo"], "point": [60, 50]}
+    assert client.post("/v1/prompt", json=point).status_code == 200
+    assert "/v1/detect" in client.get("/openapi.json").json()["paths"]
+
+
+def test_a_server_without_a_detector_says_so(client):
+    answer = client.post("/v1/detect", files={"image": ("a.png", PHOTO)})
+    assert answer.status_code == 404
+    assert "the server has no detector; start it with --detector" in answer.json()["error"]
+    assert "/v1/detect" not in client.get("/openapi.json").json()["paths"]
 
 
 def test_a_remembered_photo_answers_points_and_boxes(client, tmp_path):

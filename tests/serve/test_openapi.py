@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from reference.bright_pyramid import BrightPyramid
+from serve.conftest import head_of
+from sharpmask.detection.detector import Detector
 from sharpmask.inference.proposer import Proposer
 from sharpmask.serve.app import create_app
 from sharpmask.serve.remembered import Photos
@@ -17,7 +19,9 @@ from sharpmask.serve.settings import Settings
 def test_answers_are_as_described():
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     checks = schemathesis.checks
-    app = create_app(Photos(Proposer(BrightPyramid(), num_proposals=3)), Settings(hosts=("*",)))
+    proposer = Proposer(BrightPyramid(), num_proposals=3)
+    photos = Photos(proposer, detector=Detector(head_of(proposer.engine), proposer))
+    app = create_app(photos, Settings(hosts=("*",), names=True))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     asked = set()
 

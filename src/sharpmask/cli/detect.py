@@ -21,7 +21,7 @@ from sharpmask.cli.result_options import (
     Top,
 )
 from sharpmask.detection.detector import Detector
-from sharpmask.detection.files import load_classifier
+from sharpmask.detection.files import load_head
 from sharpmask.detection.proposing import load_proposer, proposer_source
 from sharpmask.inference.batch import streams_for, write_records
 from sharpmask.selection import Selection
@@ -41,16 +41,16 @@ def detect(
     detector: Annotated[
         str,
         typer.Option(
-            help="Detector: folder of its training, a file, or a Hugging Face repository."
+            help="Detector: a name, folder of its training, a file, or a Hugging Face repository."
         ),
-    ],
+    ] = defaults.DETECTOR,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("detections"),
     formats: Formats = None,
     polygons: Polygons = False,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Model that proposes regions. Default: the one that the detector was trained with."
+            help="Where the model is that the detector was trained with. Default: where it was."
         ),
     ] = None,
     min_score: Annotated[
@@ -91,18 +91,18 @@ def detect(
             min_area=min_area, max_area=max_area, distinct=distinct, parts=parts,
             no_overlap=no_overlap, top=top,
         )  # fmt: skip
-        classifier = load_classifier(detector)
-        source = weights or proposer_source(classifier.metadata, detector)
+        head = load_head(detector)
+        source = weights or proposer_source(head.metadata, detector)
         given, photos = results.photos(images, annotations)
-        names = {category.id: category.name for category in classifier.categories}
+        names = {category.id: category.name for category in head.categories}
         destination = Destination(output, [photo.path for photo in photos], names)
         writers = writers_for(formats or [], destination, polygons=polygons)
         streams = streams_for(len(photos))
         proposer = load_proposer(
-            classifier.metadata, detector, weights=source, engine=engine, device=device,
+            head.metadata, detector, weights=source, engine=engine, device=device,
             streams=streams, clean=clean,
         )  # fmt: skip
-        find = Detector(classifier, proposer, min_score=min_score)
+        find = Detector(head, proposer, min_score=min_score)
         outcome = write_records(
             photos,
             find if select == Selection() else lambda path: select(find(path)),

@@ -9,10 +9,14 @@ import typer
 from sharpmask import defaults
 from sharpmask.cli.console import clear_errors, err, out
 from sharpmask.cli.model_options import Device, EngineChoice, NumProposals, Scales, Weights
+from sharpmask.detection.detector import Detector
+from sharpmask.detection.files import load_head
+from sharpmask.detection.proposing import check_engine, proposer_source
 from sharpmask.engines.load import EngineName, load_engine
 from sharpmask.extras import extras_for
 from sharpmask.inference.batch import MAX_STREAMS, streams_for
 from sharpmask.inference.proposer import Proposer
+from sharpmask.models.sources import source_fingerprint
 from sharpmask.selection import Selection
 from sharpmask.serve.remembered import Photos
 from sharpmask.serve.settings import LOOPBACK, Limits, Settings
@@ -41,6 +45,13 @@ def serve(
         ),
     ] = "",
     weights: Weights = defaults.MODEL,
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="Detector for /v1/detect, trained with the model of --weights: a name, folder, "
+            "file or repository. Default: the one that belongs to the default model."
+        ),
+    ] = "",
     num_proposals: NumProposals = defaults.NUM_PROPOSALS,
     scales: Scales = "default",
     engine: EngineChoice = "auto",
@@ -113,6 +124,7 @@ def serve(
                 f"--host {host}: others than this machine could ask; give --token, any long secret"
             )
         threads = streams_for(MAX_STREAMS)
+        named = detector or (defaults.DETECTOR if weights == defaults.MODEL else "")
         settings = Settings(
             limits=Limits(
                 max_bytes=int(max_megabytes * 1e6), max_pixels=int(max_megapixels * 1e6),
@@ -125,13 +137,15 @@ def serve(
             label_studio=label_studio,
             label_studio_token=label_studio_token,
             labels=Selection(min_score=min_score, top=top),
+            names=bool(named),
         )  # fmt: skip
         # Bound before the model is loaded: a port that is taken is told at once.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
         photos = PhotosApart(
-            open_photos, weights, engine, device, threads, num_proposals, scales, settings.limits
-        )
+            open_photos, weights, named, engine, device, threads, num_proposals, scales,
+            settings.limits,
+        )  # fmt: skip
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/"
         out.print(f"{address}{f'#token={token}' if token else ''}", markup=False)
@@ -144,6 +158,7 @@ def serve(
 
 def open_photos(
     weights: str,
+    detector: str,
     engine: EngineName,
     device: str,
     threads: int,
@@ -157,7 +172,24 @@ def open_photos(
         num_proposals=num_proposals,
         scales=scales,
     )
-    return Photos(proposer, limits)
+    named = detector_for(proposer, detector, weights) if detector else None
+    return Photos(proposer, limits, detector=named)
+
+
+def detector_for(proposer: Proposer, name: str, weights: str) -> Detector:
+    """A detector on the proposer that is there.
+
+    Raises:
+        ValueError: It was trained with another model.
+    """
+    head = load_head(name)
+    trained_with = proposer_source(head.metadata, name)
+    if source_fingerprint(trained_with) != source_fingerprint(weights):
+        raise ValueError(
+            f"--detector {name}: was trained with {trained_with}; serve that with --weights"
+        )
+    check_engine(proposer.engine, weights)
+    return Detector(head, proposer)
 
 
 def answer(app: "Starlette", listening: socket.socket) -> None:

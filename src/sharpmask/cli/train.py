@@ -1,12 +1,11 @@
 """``sharpmask train``: both stages, a feature pyramid, a detector, on COCO-format data."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sharpmask.cli.console import clear_errors, progress
+from sharpmask.cli.console import clear_errors, complain, progress
 from sharpmask.cli.train_options import (
     Device,
     Devices,
@@ -24,13 +23,13 @@ from sharpmask.cli.train_options import (
     choose_mixture,
     choose_recipe,
     run_training,
+    show_trained,
 )
 from sharpmask.cli.train_pyramid import pyramid
+from sharpmask.detection.heads import Kind
 from sharpmask.detection.proposing import Proposing
-from sharpmask.detection.training import Kind, train_detector
+from sharpmask.detection.training import train_detector
 from sharpmask.models.backbones import BACKBONES
-from sharpmask.models.tails import TAILS
-from sharpmask.training.recipes import change, fast_rcnn
 from sharpmask.training.stages import train_deepmask, train_sharpmask
 
 app = typer.Typer(
@@ -168,19 +167,13 @@ def detector(
     train: Train,
     images: Images,
     output: Output,
-    init: Annotated[
-        str,
-        typer.Option(
-            help="ImageNet weights that the trunk starts from: a file or Hugging Face repository."
-        ),
-    ],
     val: Val = None,
     kind: Annotated[
-        Kind, typer.Option(help="rcnn learns in minutes; fast-rcnn trains a network.")
+        Kind,
+        typer.Option(
+            help="rcnn is better up to a hundred objects of each category, fast-rcnn with more."
+        ),
     ] = "rcnn",
-    backbone: Annotated[
-        str, typer.Option(help=f"The network's trunk: {', '.join(TAILS)}.")
-    ] = "mobilenet_v2",
     category: Annotated[
         list[str] | None,
         typer.Option(help="Name of a category to learn; may be given several times. Default: all."),
@@ -188,7 +181,9 @@ def detector(
     min_objects: Annotated[
         int, typer.Option(min=1, help="Categories with fewer objects are left out.")
     ] = 10,
-    weights: Annotated[str, typer.Option(help="Model that proposes regions.")] = Proposing.weights,
+    weights: Annotated[
+        str, typer.Option(help="Model that proposes regions and reads them; it is not changed.")
+    ] = Proposing.weights,
     num_proposals: Annotated[
         int, typer.Option(min=1, help="Maximum number of regions per photo; detect uses it too.")
     ] = Proposing.num_proposals,
@@ -196,33 +191,25 @@ def detector(
         str, typer.Option(help="Sizes at which that model reads a photo, as in propose.")
     ] = Proposing.scales,
     proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file with the regions, instead of a model.")
+        Path | None, typer.Option(help="COCO results file with the regions, instead of proposals.")
     ] = None,
     val_proposals: Annotated[
         Path | None, typer.Option(help="COCO results file with the regions of the photos of --val.")
     ] = None,
-    settings: Set = None,
-    device: Device = "auto",
-    devices: Devices = 1,
-    precision: Precision = "32-true",
-    workers: Workers = 1,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    device: Annotated[
+        str, typer.Option(help="Where the model reads photos: auto, cpu or cuda.")
+    ] = "auto",
 ) -> None:
     """A detector, which names objects: R-CNN or Fast R-CNN on the proposals of a model.
 
-    Every object on the photos must be labelled: what is not labelled counts as background.
+    What is not labelled counts as background, but on photos marked "complete": false.
     """
     with clear_errors():
-        chosen = change(fast_rcnn(), settings or [])
-        if kind == "rcnn" and (devices > 1 or chosen != replace(fast_rcnn(), seed=chosen.seed)):
-            raise ValueError(
-                "--kind rcnn: one process trains it, and its recipe is a seed alone; leave out "
-                "--devices and all --set but seed, or choose --kind fast-rcnn"
-            )
-        fabric = choose_devices(device, devices, precision)
         proposing = Proposing(weights, num_proposals, scales, proposals, val_proposals)
-        run_training(
-            train_detector, recipe=chosen, fabric=fabric, output=output, train=train,
-            images=images, val=val, init=init, kind=kind, backbone=backbone,
-            categories=category or (), min_objects=min_objects, proposing=proposing,
-            workers=workers, progress=progress, measured_on="validation photos",
+        figures = train_detector(
+            train=train, images=images, output=output, val=val, kind=kind,
+            categories=category or (), min_objects=min_objects, proposing=proposing, seed=seed,
+            device=device, report=complain, progress=progress,
         )  # fmt: skip
+        show_trained(figures, output, "validation photos")

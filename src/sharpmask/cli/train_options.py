@@ -144,8 +144,12 @@ def run_training(
         figures = function(
             recipe=recipe, fabric=fabric, output=output, report=complain, on_step=steps, **options
         )  # fmt: skip
-    if not fabric.is_global_zero:
-        return
+    if fabric.is_global_zero:
+        show_trained(figures, output, measured_on)
+
+
+def show_trained(figures: dict[str, float], output: Path, measured_on: str) -> None:
+    """Show the figures of a training, and say where the model is."""
     if figures:
         table = Table("figure", "value", title=measured_on)
         for name, value in figures.items():

@@ -10,6 +10,7 @@ import numpy as np
 
 from sharpmask.coco.problems import (
     BELOW_LIMIT,
+    NO_MASK,
     NOWHERE,
     OUT_OF_IMAGE,
     STRAY_PARTS,
@@ -17,7 +18,8 @@ from sharpmask.coco.problems import (
     raise_first,
 )
 from sharpmask.coco.reader import CocoFile, read_coco
-from sharpmask.coco.records import Box, ImageEntry
+from sharpmask.coco.records import Box, ImageEntry, rectangle
+from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.images import read_image
 from sharpmask.masks import Rle
 from sharpmask.shapes import Float, UInt8
@@ -105,7 +107,9 @@ class CocoDataset:
     repaired: Counter[str] = field(default_factory=Counter)
 
 
-def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
+def load_coco(
+    annotations: Path | Sequence[Path], images: Path, *, boxes: bool = False
+) -> CocoDataset:
     """Read annotation files whose photos lie in one folder.
 
     An annotation that cannot be learned from (crowd, tiny, malformed) is left out and counted in
@@ -116,6 +120,7 @@ def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
         annotations: One or more files in COCO's instance format. An image entry with
             ``"complete": false`` is only partly labelled.
         images: Folder that ``file_name`` is relative to.
+        boxes: Boxes are enough: an object without a mask has its whole box for one.
 
     Raises:
         ValueError: A file is not COCO instance JSON, an image entry is malformed or lies outside
@@ -128,7 +133,7 @@ def load_coco(annotations: Path | Sequence[Path], images: Path) -> CocoDataset:
             files.append(read_coco(path))
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}") from None
-    return dataset_of(files, images)
+    return dataset_of(files, images, boxes=boxes)
 
 
 def dataset_of(
@@ -136,6 +141,7 @@ def dataset_of(
     folder: Path,
     *,
     below_limit: Callable[[ImageEntry, Box], bool] | None = None,
+    boxes: bool = False,
 ) -> CocoDataset:
     """As ``load_coco``, of files that are read already.
 
@@ -144,6 +150,7 @@ def dataset_of(
         folder: That their photos lie in.
         below_limit: Whether an object of a box is too small to be learned, in place of the limits
             in ``problems``.
+        boxes: As for ``load_coco``.
     """
     categories: dict[str, int] = {}
     ids: dict[int, int | str] = {}
@@ -156,7 +163,9 @@ def dataset_of(
             index = categories.setdefault(name, len(categories))
             indices[category_id] = index
             ids.setdefault(index, category_id)
-        images += [_image(entry, folder, indices, skipped, below_limit) for entry in file.images]
+        images += [
+            _image(entry, folder, indices, skipped, below_limit, boxes) for entry in file.images
+        ]
         skipped.update(p.kind.title for p in file.own_problems if p.kind.training == "skipped")
     repaired = Counter(
         problem.kind.title
@@ -206,12 +215,18 @@ def _image(
     indices: dict[int | str, int],
     skipped: Counter[str],
     below_limit: Callable[[ImageEntry, Box], bool] | None,
+    boxes: bool,
 ) -> CocoImage:
     instances: list[Instance] = []
     crowds: list[Box] = []
     complete = entry.complete
     for annotation in entry.annotations:
         reasons = [p.kind for p in annotation.problems if p.kind.training == "skipped"]
+        rle = annotation.rle
+        if boxes and reasons == [NO_MASK] and annotation.where:
+            left, top, right, bottom = annotation.where
+            whole = rectangle((left, top, right - left, bottom - top))
+            reasons, rle = [], segmentation_to_rle(whole, entry.size)
         if below_limit:
             reasons = [kind for kind in reasons if kind is not TINY]
             if not reasons and annotation.where and below_limit(entry, annotation.where):
@@ -222,12 +237,12 @@ def _image(
             if annotation.where:
                 crowds.append(annotation.where)
             continue
-        assert annotation.rle is not None
+        assert rle is not None
         assert annotation.where is not None
         assert annotation.category_id is not None
         identifier = -1 if annotation.id is None else annotation.id
         category = indices[annotation.category_id]
-        instances.append(Instance(identifier, category, annotation.where, annotation.rle))
+        instances.append(Instance(identifier, category, annotation.where, rle))
     photo = photo_of(entry, folder)
     return replace(photo, complete=complete, instances=tuple(instances), crowds=tuple(crowds))
 

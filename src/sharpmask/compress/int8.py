@@ -80,7 +80,7 @@ def inputs(
         scores, features = engine.encode(scaled[-1])
         levels, best, _ = proposer.select(scores, DECODE_BATCH)
         best = np.concatenate([levels[:, None], best], axis=1)
-        cells.append([best, *features])
+        cells.append([best, *features.masks])
     return scaled, cells
 
 

@@ -81,7 +81,7 @@ def vector_statistics(
     products = torch.zeros(2, vector, vector, dtype=torch.float64)
     for photo in photos:
         levels = list(proposer.levels(photo))
-        vectors = torch.cat([level.features[0][0].flatten(1).T for level in levels]).double()
+        vectors = torch.cat([level.features.masks[0][0].flatten(1).T for level in levels]).double()
         scores = torch.cat([torch.from_numpy(level.scores).flatten() for level in levels])
         best = vectors[scores.topk(min(BEST_CELLS, len(scores))).indices]
         for kind, chosen in enumerate((vectors, best)):

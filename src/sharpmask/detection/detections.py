@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,22 +23,6 @@ class Category:
 
     id: int | str
     name: str
-
-
-class RegionClassifier(Protocol):
-    """R-CNN and Fast R-CNN as a detector uses them.
-
-    Attributes:
-        categories: What they tell apart.
-    """
-
-    categories: tuple[Category, ...]
-
-    def classify(
-        self, image: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "n 4"]
-    ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k 4"]]:
-        """Score (0 to 1) and refined box (xyxy) of each region for each category."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,37 +7,40 @@ import numpy as np
 
 from sharpmask import defaults
 from sharpmask.boxes import suppress
-from sharpmask.detection.detections import Detections, RegionClassifier
-from sharpmask.detection.files import load_classifier
+from sharpmask.detection.detections import Detections
+from sharpmask.detection.files import load_head
+from sharpmask.detection.heads import RegionHead
 from sharpmask.detection.proposing import load_proposer
+from sharpmask.detection.region_vectors import describe
 from sharpmask.detection.regions import Regions
 from sharpmask.engines.load import EngineName
-from sharpmask.images import ImageError, PhotoLike, read_image
+from sharpmask.images import ImageError, PhotoLike
 from sharpmask.inference.batch import find_in_each
+from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.inference.proposer import GivenPhoto, Proposer
-from sharpmask.shapes import Float
+from sharpmask.shapes import Float, UInt8
 
 MAX_DETECTIONS = 100
 """Maximum number of detections of a photo, over all categories: COCO counts no more."""
 
 
 class Detector:
-    """Finds and names objects in photos.
+    """Finds and names objects in photos. A photo is read once, for proposals and their names.
 
     A detection's score is the class score times the root of the proposal's: a part of an object
     often looks as much like its class as the whole.
 
     Args:
-        classifier: An R-CNN or Fast R-CNN. It stays on its own device, and reads in eval mode.
-        proposer: Finds the regions; None if they are always given.
+        head: Of an R-CNN or Fast R-CNN.
+        proposer: Reads the photos, and finds the regions; the one that the head was trained with.
         suppression: Of two boxes of one category whose IoU exceeds this, the better is kept.
         min_score: Detections below are left out; 0.01 or less for measuring Average Precision.
     """
 
     def __init__(
         self,
-        classifier: RegionClassifier,
-        proposer: Proposer | None = None,
+        head: RegionHead,
+        proposer: Proposer,
         *,
         suppression: float = 0.3,
         min_score: float = defaults.MIN_SCORE,
@@ -46,7 +49,7 @@ class Detector:
             raise ValueError(f"suppression: expected a number between 0 and 1, got {suppression}")
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score: expected a number between 0 and 1, got {min_score}")
-        self.classifier = classifier
+        self.head = head
         self.proposer = proposer
         self.suppression = suppression
         self.min_score = min_score
@@ -54,7 +57,7 @@ class Detector:
     @classmethod
     def load(
         cls,
-        source: str | PathLike[str],
+        source: str | PathLike[str] = defaults.DETECTOR,
         *,
         weights: str | PathLike[str] | None = None,
         engine: EngineName = "auto",
@@ -67,8 +70,8 @@ class Detector:
         """A trained detector with its proposer, ready for photos.
 
         Args:
-            source: A run's folder, a file, or a Hugging Face repository.
-            weights: Model that proposes; the one that the detector was trained with if None.
+            source: A name, a run's folder, a file, or a Hugging Face repository.
+            weights: Where the model is that it was trained with, if not where it was.
             engine: What runs the proposer (see ``load_engine``).
             device: Of the proposer: "auto", "cpu" or "cuda".
             streams: Photos read at once (see ``load_engine``).
@@ -80,43 +83,63 @@ class Detector:
             WeightsError: There is no such detector.
             ValueError: Its proposer is not where it was.
         """
-        classifier = load_classifier(source)
+        head = load_head(source)
         proposer = load_proposer(
-            classifier.metadata, source, weights=weights, engine=engine, device=device,
+            head.metadata, source, weights=weights, engine=engine, device=device,
             streams=streams, clean=clean,
         )  # fmt: skip
-        return cls(classifier, proposer, suppression=suppression, min_score=min_score)
+        return cls(head, proposer, suppression=suppression, min_score=min_score)
 
-    def __call__(self, image: PhotoLike, regions: Regions | None = None) -> Detections:
+    def __call__(self, image: PhotoLike) -> Detections:
         """Detect objects in one photo.
 
         Args:
             image: A path, a PIL image, or an RGB uint8 array (H, W, 3).
-            regions: Where to look; found by the proposer if None.
 
         Raises:
             ImageError: It cannot be read.
-            ValueError: There is neither a proposer nor regions.
         """
-        pixels = read_image(image)
-        if regions is None:
-            if self.proposer is None:
-                raise ValueError("regions: give a Detector a proposer, or each photo its regions")
-            proposals = self.proposer(pixels)
-            regions = Regions(proposals.boxes, tuple(proposals.rles()), proposals.scores)
-        scores, boxes = self.classifier.classify(pixels, regions.boxes)
+        return self.on(self.proposer.read(image))
+
+    def on(self, photo: ReadPhoto, regions: Regions | None = None) -> Detections:
+        """Detect objects in a photo that the proposer has read.
+
+        Args:
+            photo: What ``Proposer.read`` gave.
+            regions: Where to look; proposed if None.
+        """
+        regions = regions or Regions.of(photo.propose())
+        vectors = describe(photo, regions.boxes)
+        scores, boxes = self.head.classify(vectors, regions.boxes, photo.image.shape[:2])
+        return self.best(photo.image, regions, scores, boxes)
+
+    def best(
+        self,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        regions: Regions,
+        scores: Float[np.ndarray, "n k"],
+        boxes: Float[np.ndarray, "n k 4"],
+    ) -> Detections:
+        """The best detections among all regions and categories, without repeats.
+
+        Args:
+            pixels: The photo, RGB.
+            regions: Where it was looked.
+            scores: Class scores, 0 to 1.
+            boxes: Refined, xyxy.
+        """
         # Deviation: detection-score
         scores = scores * np.sqrt(regions.scores)[:, None]
         found = [
             (index, label)
             for label in range(scores.shape[1])
-            for index in self._best(scores[:, label], boxes[:, label])
+            for index in self._apart(scores[:, label], boxes[:, label])
         ]
         found = sorted(found, key=lambda pair: -scores[pair])[:MAX_DETECTIONS]
         chosen, labels = np.array(found, np.int64).reshape(-1, 2).T
         return Detections(
             pixels,
-            self.classifier.categories,
+            self.head.categories,
             labels,
             scores[chosen, labels],
             boxes[chosen, labels],
@@ -138,7 +161,7 @@ class Detector:
         """
         return find_in_each(self, photos)
 
-    def _best(
+    def _apart(
         self, scores: Float[np.ndarray, " n"], boxes: Float[np.ndarray, "n 4"]
     ) -> Sequence[int]:
         """Regions of one category that stay, best first."""

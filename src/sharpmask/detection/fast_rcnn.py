@@ -1,160 +1,153 @@
-"""Fast R-CNN (Girshick 2015): a photo is read once, and each region is cut out of its map."""
+"""Fast R-CNN (Girshick 2015): two fully connected layers, class and box of each region.
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+The features of regions stay as the proposer made them, so the layers learn in minutes on a CPU.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from sharpmask.boxes import decode_boxes
 from sharpmask.detection.detections import Category
-from sharpmask.detection.roi_align import roi_align
-from sharpmask.models.backbones import BACKBONES, STRIDES
-from sharpmask.models.layers import Normalize
-from sharpmask.models.tails import TAILS
-from sharpmask.shapes import Float, Int, UInt8
+from sharpmask.detection.examples import Examples
+from sharpmask.detection.heads import RegionHead
+from sharpmask.inference.batch import Progress, unshown
+from sharpmask.shapes import Float, Int
 
 BOX_DEVIATIONS = np.array([0.1, 0.1, 0.2, 0.2])
 """Regression targets are divided by these, so that they are about as large as the class loss."""
-STRIDE = STRIDES[-1]
+FOREGROUND_SHARE = 0.25
+FOREGROUND_IOU = 0.5
+"""A region whose IoU with an object reaches this shows the object; others are background."""
+HIDDEN = 512
+STEPS = 1000
+BATCH = 256
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 1e-2
 
 
-class FastRCNN(nn.Module):
-    """Backbone, RoIAlign, two fully connected layers, class and box of each region.
-
-    Of the ImageNet net's maps the last, at stride 32, tells classes best, the one at stride 16
-    places. Both are brought to the same width and added.
+class Layers(nn.Module):
+    """Two hidden layers, class logits with background last, box deltas of each category.
 
     Args:
-        categories: What is told apart, besides background.
-        backbone: One of ``TAILS``; it pads with zeros, as it did when it learned ImageNet.
-        channels: Width of the map that regions are cut from.
-        hidden: Width of the fully connected layers.
-        bins: Values along each side of a region that is cut from the map.
-        image_size: Pixels of a photo's longer side after it was resized.
-
-    Attributes:
-        options: All arguments except the categories; its file holds them.
-        metadata: What else its file says.
+        channels: Length of the vectors.
+        categories: How many are told apart.
     """
 
-    def __init__(
-        self,
-        categories: Sequence[Category],
-        *,
-        backbone: str = "mobilenet_v2",
-        channels: int = 128,
-        hidden: int = 512,
-        bins: int = 7,
-        image_size: int = 640,
-    ) -> None:
+    def __init__(self, channels: int, categories: int) -> None:
         super().__init__()
-        if backbone not in TAILS:
-            raise ValueError(f"backbone: expected one of {', '.join(TAILS)}, got {backbone!r}")
-        self.categories = tuple(categories)
-        self.bins, self.image_size = bins, image_size
-        self.metadata: dict[str, Any] = {}
-        self.options = {
-            "backbone": backbone, "channels": channels, "hidden": hidden, "bins": bins,
-            "image_size": image_size,
-        }  # fmt: skip
-        self.backbone = BACKBONES[backbone](padding="zero")
-        self.tail = TAILS[backbone](padding="zero")
-        self.fine = nn.Conv2d(self.backbone.channels[-1], channels, 1)
-        self.coarse = nn.Conv2d(self.tail.channels, channels, 1)
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels * bins**2, hidden), nn.ReLU(), nn.Dropout(0.5),
-            nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.5),
-        )  # fmt: skip
-        self.scores = nn.Linear(hidden, len(self.categories) + 1)
-        self.boxes = nn.Linear(hidden, 4 * len(self.categories))
+        self.hidden = nn.ModuleList([nn.Linear(channels, HIDDEN), nn.Linear(HIDDEN, HIDDEN)])
+        self.scores = nn.Linear(HIDDEN, categories + 1)
+        self.boxes = nn.Linear(HIDDEN, 4 * categories)
         # As the paper: neither class nor shift is preferred at the start.
         for layer, deviation in ((self.scores, 0.01), (self.boxes, 0.001)):
             nn.init.normal_(layer.weight, std=deviation)
             nn.init.zeros_(layer.bias)
-        self.normalize = Normalize()
 
     def forward(
-        self,
-        images: Tensor,
-        boxes: Float[Tensor, "n 4"],
-        numbers: Int[Tensor, " n"],
+        self, vectors: Float[Tensor, "n c"]
     ) -> tuple[Float[Tensor, "n k+1"], Float[Tensor, "n k 4"]]:
-        """Class logits, background last, and box deltas of regions.
-
-        Args:
-            images: A batch (B, 3, H, W), RGB 0..255.
-            boxes: Regions, xyxy, pixels of the images.
-            numbers: Index in the batch of each region's image.
-        """
-        maps = self.backbone(self.normalize(images))
-        fine, coarse = self.fine(maps[-1]), self.coarse(self.tail(maps[-1]))
-        size = fine.shape[2:]
-        merged = fine + F.interpolate(coarse, size, mode="bilinear", align_corners=False)
-        cut = roi_align(F.relu(merged).float(), boxes, numbers, self.bins, STRIDE)
-        hidden = self.layers(cut)
-        return self.scores(hidden), self.boxes(hidden).unflatten(1, (-1, 4))
-
-    @torch.inference_mode()
-    def classify(
-        self, image: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "n 4"]
-    ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k 4"]]:
-        """Probability and refined box (xyxy) of each region for each category.
-
-        The net reads as in eval mode, and is left in the mode it was in.
-        """
-        scaled, scale = scale_photo(Image.fromarray(image), self.image_size)
-        device = self.normalize.mean.device
-        batch = torch.from_numpy(scaled).to(device).permute(2, 0, 1)[None].float()
-        regions = torch.from_numpy(boxes * scale).float().to(device)
-        was_training = self.training
-        self.eval()
-        logits, deltas = self(batch, regions, torch.zeros(len(boxes), device=device).long())
-        self.train(was_training)
-        scores = logits.softmax(1)[:, :-1].float().cpu().numpy()
-        moves = deltas.float().cpu().numpy() * BOX_DEVIATIONS
-        return scores, decode_boxes(boxes[:, None], moves, (image.shape[0], image.shape[1]))
+        """Class logits and box deltas of regions."""
+        x = vectors
+        for layer in self.hidden:
+            x = F.dropout(F.relu(layer(x)), 0.5, self.training)
+        return self.scores(x), self.boxes(x).unflatten(1, (-1, 4))
 
 
-def scale_photo(
-    photo: Image.Image, longer_side: int
-) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "4"]]:
-    """A photo brought to a size, and the factors of boxes (x, y, x, y)."""
-    factor = longer_side / max(photo.size)
-    width, height = (max(1, round(side * factor)) for side in photo.size)
-    scaled = photo.resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(scaled), np.tile(np.divide(scaled.size, photo.size), 2)
-
-
-class RegionBatch(NamedTuple):
-    """What a training step reads.
-
-    Attributes:
-        images: RGB, padded on the right and below to a common size.
-        boxes: Regions, xyxy, pixels of the images.
-        numbers: Index in the batch of each region's image.
-        labels: Category of each region; the number of categories stands for background.
-        deltas: What moves a region to its object, in ``BOX_DEVIATIONS``.
-    """
-
-    images: UInt8[Tensor, "b 3 h w"]
-    boxes: Float[Tensor, "n 4"]
-    numbers: Int[Tensor, " n"]
-    labels: Int[Tensor, " n"]
-    deltas: Float[Tensor, "n 4"]
-
-
-def detection_loss(model: nn.Module, batch: RegionBatch) -> dict[str, Tensor]:
+def detection_loss(
+    logits: Float[Tensor, "n k+1"],
+    moves: Float[Tensor, "n k 4"],
+    labels: Int[Tensor, " n"],
+    deltas: Float[Tensor, "n 4"],
+) -> Tensor:
     """Cross entropy over all regions, smooth L1 of the true category's box (section 2.3).
 
     Both are means over all regions; background has no box.
+
+    Args:
+        logits: Of the classes, background last.
+        moves: Of each category's box.
+        labels: Category of each region; the number of categories stands for background.
+        deltas: What moves a region to its object, in ``BOX_DEVIATIONS``.
     """
-    logits, deltas = model(batch.images.float(), batch.boxes, batch.numbers)
-    classes = F.cross_entropy(logits.float(), batch.labels)
-    shown = torch.nonzero(batch.labels < deltas.shape[1]).squeeze(1)
-    moved = deltas[shown, batch.labels[shown]].float()
-    error = F.smooth_l1_loss(moved, batch.deltas[shown], reduction="sum")
-    return {"class_loss": classes, "box_loss": error / max(1, len(batch.labels))}
+    shown = torch.nonzero(labels < moves.shape[1]).squeeze(1)
+    moved = moves[shown, labels[shown]]
+    error = F.smooth_l1_loss(moved, deltas[shown], reduction="sum")
+    return F.cross_entropy(logits, labels) + error / len(labels)
+
+
+def train_fast_rcnn(
+    examples: Examples,
+    categories: Sequence[Category],
+    *,
+    seed: int = 0,
+    progress: Progress = unshown,
+) -> RegionHead:
+    """Learn the layers.
+
+    Args:
+        examples: Regions of training photos.
+        categories: In the order of the examples' columns.
+        seed: Of the first weights and of the draws.
+        progress: Shows how many steps are done.
+
+    Raises:
+        ValueError: There is no object, or no background, to learn from.
+    """
+    best = examples.overlaps.max(axis=1)
+    foreground = np.flatnonzero(best >= FOREGROUND_IOU)
+    background = np.flatnonzero((best < FOREGROUND_IOU) & ~examples.unsure)
+    if not len(foreground) or not len(background):
+        raise ValueError("no region shows an object, or none is background: nothing to learn from")
+    labels = examples.overlaps.argmax(axis=1)
+    labels[background] = len(categories)
+    deltas = examples.deltas / BOX_DEVIATIONS
+    mean, deviation = spread(examples.vectors)
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    layers = Layers(examples.vectors.shape[1], len(categories))
+    optimizer = torch.optim.AdamW(layers.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    objects = round(FOREGROUND_SHARE * BATCH)
+    for _ in progress(range(STEPS), STEPS, "steps"):
+        rows = np.concatenate(
+            [rng.choice(foreground, objects), rng.choice(background, BATCH - objects)]
+        )
+        vectors = (examples.vectors[rows] - mean) / deviation
+        logits, moves = layers(torch.from_numpy(vectors))
+        loss = detection_loss(
+            logits, moves, torch.from_numpy(labels[rows]), torch.from_numpy(deltas[rows]).float()
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    return RegionHead("fast-rcnn", tuple(categories), arrays_of(layers, mean, deviation))
+
+
+def spread(
+    vectors: Float[np.ndarray, "n c"],
+) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Mean and standard deviation of each number of vectors, from some of them."""
+    some = vectors[:: max(1, len(vectors) // 4096)].astype(np.float32)
+    return some.mean(0), some.std(0) + 1e-3
+
+
+def arrays_of(
+    layers: Layers, mean: Float[np.ndarray, " c"], deviation: Float[np.ndarray, " c"]
+) -> Mapping[str, Float[np.ndarray, "..."]]:
+    """The layers as a ``RegionHead`` has them, for vectors and deltas as they are."""
+    arrays = {
+        name.replace(".weight", "").replace(".bias", "_bias").replace("hidden.", "hidden"): (
+            value.numpy().copy()
+        )
+        for name, value in layers.state_dict().items()
+    }
+    arrays["hidden0"] /= deviation
+    arrays["hidden0_bias"] -= arrays["hidden0"] @ mean
+    moves = np.tile(BOX_DEVIATIONS, len(arrays["boxes"]) // 4).astype(np.float32)
+    arrays["boxes"] *= moves[:, None]
+    arrays["boxes_bias"] *= moves
+    return arrays

@@ -7,50 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import save as serialize
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
 
 from sharpmask.detection.detections import Category
-from sharpmask.detection.fast_rcnn import FastRCNN
-from sharpmask.detection.rcnn import RCNN, RegionNet
+from sharpmask.detection.heads import RegionHead
 from sharpmask.files import replacing_file
-from sharpmask.models.pretrained import read_metadata, read_safetensors
 from sharpmask.models.sources import WeightsError, resolve
 
-ARRAYS = ("svm", "svm_bias", "boxes", "boxes_bias")
 
-
-def save_classifier(
-    classifier: RCNN | FastRCNN, path: Path, *, metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Write a detector's network and categories, in float16, whole or not at all.
+def save_head(head: RegionHead, path: Path, *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a detector's last layers and categories, in float16, whole or not at all.
 
     Args:
-        classifier: An R-CNN or Fast R-CNN.
+        head: Of an R-CNN or Fast R-CNN.
         path: A .safetensors file.
         metadata: Proposals, data, figures: anything JSON holds.
     """
-    if isinstance(classifier, RCNN):
-        net = classifier.net
-        options: dict[str, Any] = {"backbone": net.name, "warped_size": net.warped_size}
-        tensors = {f"net.{key}": value for key, value in net.state_dict().items()}
-        tensors |= {key: torch.from_numpy(value) for key, value in classifier.weights.items()}
-        kind = "rcnn"
-    else:
-        options = dict(classifier.options)
-        tensors = classifier.state_dict()
-        kind = "fast-rcnn"
-    categories = [{"id": c.id, "name": c.name} for c in classifier.categories]
-    description = {"kind": kind, "options": options, "categories": categories}
-    texts = {"detector": json.dumps(description)}
+    categories = [{"id": c.id, "name": c.name} for c in head.categories]
+    texts = {"detector": json.dumps({"kind": head.kind, "categories": categories})}
     texts |= {key: json.dumps(value) for key, value in (metadata or {}).items()}
-    halves = {key: value.detach().cpu().half().contiguous() for key, value in tensors.items()}
+    halves = {key: np.ascontiguousarray(a, np.float16) for key, a in head.arrays.items()}
     with replacing_file(path) as file:
         file.write(serialize(halves, texts))
 
 
-def load_classifier(source: str | os.PathLike[str]) -> RCNN | FastRCNN:
-    """Load an R-CNN or Fast R-CNN for a ``Detector``.
+def load_head(source: str | os.PathLike[str]) -> RegionHead:
+    """Load an R-CNN's or Fast R-CNN's last layers for a ``Detector``.
 
     Args:
         source: What ``load`` takes: a name in the package, a file, a run's folder, or a Hugging
@@ -60,26 +43,24 @@ def load_classifier(source: str | os.PathLike[str]) -> RCNN | FastRCNN:
         WeightsError: There is no such file, or it is not a detector.
     """
     path = resolve(source)
-    metadata = read_metadata(path)
-    if "detector" not in metadata:
-        raise WeightsError(f"{path}: not a detector; train one with: sharpmask train detector")
-    tensors, _ = read_safetensors(path)
-    state = {key: value.float() for key, value in tensors.items()}
     try:
-        description = metadata["detector"]
-        categories = [Category(c["id"], str(c["name"])) for c in description["categories"]]
-        options = description["options"]
-        classifier: RCNN | FastRCNN
-        if description["kind"] == "rcnn":
-            arrays = {key: np.asarray(state.pop(key)) for key in ARRAYS}
-            net = RegionNet(**options)
-            net.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
-            classifier = RCNN(net, categories, arrays)
-        else:
-            classifier = FastRCNN(categories, **options)
-            classifier.load_state_dict(state)
-            classifier.eval()
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        with safe_open(path, framework="numpy") as file:
+            texts = file.metadata() or {}
+            if "detector" not in texts:
+                raise WeightsError(
+                    f"{path}: not a detector; train one with: sharpmask train detector"
+                )
+            arrays = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118
+        metadata = {key: json.loads(text) for key, text in texts.items()}
+        description = metadata.pop("detector")
+        if "options" in description:
+            raise WeightsError(
+                f"{path}: was trained by an earlier version, with a trunk of its own; train it "
+                "again"
+            )
+        categories = tuple(Category(c["id"], str(c["name"])) for c in description["categories"])
+        return RegionHead(description["kind"], categories, arrays, metadata)
+    except WeightsError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: not a sound detector: {str(error)[:300]}") from None
-    classifier.metadata = {key: value for key, value in metadata.items() if key != "detector"}
-    return classifier

@@ -18,8 +18,8 @@ class Matches:
         overlaps: Largest box IoU with an object of each category.
         targets: Box (xyxy) of the object, of any category, that a region overlaps most; the region
             itself where it overlaps none.
-        unsure: Whether a region lies where single objects are not labelled; it then is not
-            background either.
+        unsure: Whether a region may show an object that is not labelled: it lies in a crowd, or
+            the photo is partly labelled. It then is not background either.
     """
 
     overlaps: Float[np.ndarray, "n k"]
@@ -30,7 +30,7 @@ class Matches:
 def match(
     boxes: Float[np.ndarray, "n 4"], image: CocoImage, categories: Mapping[int, int]
 ) -> Matches:
-    """Match regions (xyxy) with the objects of their photo, which is completely labelled.
+    """Match regions (xyxy) with the objects of their photo.
 
     Args:
         boxes: The regions.
@@ -49,7 +49,7 @@ def match(
             np.maximum(of_category, column, out=of_category)
         touched = table.max(axis=1) > 0
         targets[touched] = objects[table.argmax(axis=1)[touched]]
-    return Matches(overlaps, targets, covered(boxes, image.crowds))
+    return Matches(overlaps, targets, covered(boxes, image.crowds) | (not image.complete))
 
 
 def covered(
@@ -71,7 +71,7 @@ def frequent_categories(
     """The detector's index of each category that it can learn.
 
     Args:
-        dataset: Photos that are completely labelled.
+        dataset: Photos.
         min_objects: Categories with fewer objects are left out.
         names: Names of the wanted categories; all if empty.
 

@@ -17,6 +17,7 @@ from sharpmask.detection.region_sources import (
 )
 from sharpmask.detection.regions import Regions
 from sharpmask.engines.load import EngineName, load_engine
+from sharpmask.engines.protocol import Engine, RegionEngine
 from sharpmask.files import cache_folder, fingerprint
 from sharpmask.inference.batch import Progress, Report, streams_for
 from sharpmask.inference.proposer import Proposer
@@ -25,47 +26,55 @@ from sharpmask.models.sources import WeightsError, names, resolve, source_finger
 Photos = Sequence[tuple[CocoImage, Regions]]
 """Photos and where to look in them."""
 
-NUM_PROPOSALS = 200
-"""Maximum number of regions that a detector looks at in a photo, by default."""
-
 
 @dataclass(frozen=True)
 class Proposing:
     """How a detector finds its regions.
 
     Attributes:
-        weights: Model that proposes.
+        weights: Model that proposes, and whose features tell what regions show.
         num_proposals: Maximum number of regions of a photo.
-        scales: "default", "zoom" or "zoom2".
+        scales: Sizes at which it reads a photo, as for ``Proposer``.
         file: COCO results to use instead of the model, for the photos to learn from.
         val_file: The same for those to measure on.
     """
 
     weights: str = defaults.MODEL
-    num_proposals: int = NUM_PROPOSALS
+    num_proposals: int = defaults.NUM_PROPOSALS
     scales: str = "default"
     file: Path | None = None
     val_file: Path | None = None
 
     def note(self) -> dict[str, Any]:
         """What the detector's file holds of it."""
-        if not self.file:
-            return proposer_note(self.weights, num_proposals=self.num_proposals, scales=self.scales)
-        return {"file": self.file.name, "num_proposals": self.num_proposals, "scales": self.scales}
+        note = proposer_note(self.weights, num_proposals=self.num_proposals, scales=self.scales)
+        return note | ({"file": self.file.name} if self.file else {})
 
     def origin(self) -> dict[str, Any]:
         """What tells these regions from others."""
-        found: dict[str, Any] = {"num_proposals": self.num_proposals}
-        if self.file:
-            files = {"proposals": self.file, "val_proposals": self.val_file}
-            return found | {key: file and fingerprint(file)[:16] for key, file in files.items()}
-        return found | {"weights": source_fingerprint(self.weights), "scales": self.scales}
+        files = {"proposals": self.file, "val_proposals": self.val_file}
+        return {
+            "num_proposals": self.num_proposals,
+            "weights": source_fingerprint(self.weights),
+            "scales": self.scales,
+            **{key: file and fingerprint(file)[:16] for key, file in files.items()},
+        }
+
+    def proposer(self, device: str, streams: int) -> Proposer:
+        """Reads photos for a detector.
+
+        Raises:
+            ValueError: The model has no feature pyramid.
+        """
+        engine = load_engine(self.weights, device=device, streams=streams)
+        check_engine(engine, self.weights)
+        return Proposer(engine, num_proposals=self.num_proposals, scales=self.scales)
 
     def regions(
         self,
         images: Sequence[CocoImage],
         file: Path | None,
-        device: str,
+        proposer: Proposer,
         report: Report,
         progress: Progress,
     ) -> Photos:
@@ -75,8 +84,6 @@ class Proposing:
         if file:
             source = FileRegions(file, self.num_proposals, images, report)
         else:
-            engine = load_engine(self.weights, device=device, streams=streams)
-            proposer = Proposer(engine, num_proposals=self.num_proposals, scales=self.scales)
             folder = Path(self.weights)
             is_exported = folder.is_dir() and not (folder / "model.safetensors").exists()
             source = CachedRegions(
@@ -113,27 +120,37 @@ def proposer_source(metadata: Mapping[str, Any], detector: str | PathLike[str]) 
         detector: What messages call it.
 
     Raises:
-        ValueError: It was trained on the proposals of a file, or the model is not there.
+        ValueError: The model is not there.
     """
     note = metadata.get("proposals", {})
-    source = note.get("weights")
-    if source is None:
-        raise ValueError(
-            f"{detector}: this detector was trained on the proposals of a file; name the model "
-            "that is to propose (--weights)"
-        )
+    source = note.get("weights", defaults.MODEL)
     try:
         found = source_fingerprint(source)
     except WeightsError:
         raise ValueError(
             f"{detector}: the model that proposed when this detector was trained, {source}, is not "
-            "there; put it back, or name another model (--weights)"
+            "there; put it back, or say where it is now (--weights)"
         ) from None
     if found != note.get("fingerprint", found):
         warnings.warn(
-            f"{detector}: {source} is not the model that it was trained with any more", stacklevel=2
+            f"{detector}: {source} is not the model that it was trained with any more; its names "
+            "are guesses until it is trained again",
+            stacklevel=2,
         )
     return str(source)
+
+
+def check_engine(engine: Engine, weights: str | PathLike[str]) -> None:
+    """Refuse an engine whose features do not tell what regions show.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if not isinstance(engine, RegionEngine) or not engine.has_region_maps:
+        raise ValueError(
+            f"{weights}: a detector needs a model with a feature pyramid, such as "
+            f"{defaults.MODEL}; one that was exported by an earlier version must be exported again"
+        )
 
 
 def load_proposer(
@@ -151,20 +168,22 @@ def load_proposer(
     Args:
         metadata: Of the detector's file.
         detector: What messages call it.
-        weights: Another model than that it was trained with.
+        weights: Where the model is that it was trained with, if not where it was.
         engine: As for ``load_engine``.
         device: As for ``load_engine``.
         streams: As for ``load_engine``.
         clean: As of a ``Proposer``.
 
     Raises:
-        ValueError: The model is not there.
+        ValueError: The model is not there, or has no feature pyramid.
     """
     note = metadata.get("proposals", {})
     source = weights or proposer_source(metadata, detector)
+    loaded = load_engine(source, engine, device, streams=streams)
+    check_engine(loaded, source)
     return Proposer(
-        load_engine(source, engine, device, streams=streams),
-        num_proposals=note.get("num_proposals", NUM_PROPOSALS),
+        loaded,
+        num_proposals=note.get("num_proposals", defaults.NUM_PROPOSALS),
         scales=note.get("scales", "default"),
         clean=clean,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from sharpmask.coco.numbers import box, number, shown
 from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.masks import Rle, rle_boxes
+from sharpmask.proposals import Proposals
 from sharpmask.shapes import Float
 
 
@@ -28,6 +29,11 @@ class Regions:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @classmethod
+    def of(cls, proposals: Proposals) -> "Regions":
+        """The boxes and masks of proposals."""
+        return cls(proposals.boxes, tuple(proposals.rles()), proposals.scores)
 
     @classmethod
     def from_records(

@@ -58,10 +58,12 @@ def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
         features = encoder(image)
         with warnings.catch_warnings(action="ignore"):  # of torch about its own tracers
             write(encoder, (image,), temporary / "encoder")
-            write(decoder, (cells, *features[geometry.num_levels :]), temporary / "decoder")
+            last = len(features) - encoder.num_region_maps
+            write(decoder, (cells, *features[geometry.num_levels : last]), temporary / "decoder")
         description = {
             "runtime": runtime,
             "geometry": dataclasses.asdict(geometry),
+            "region_maps": encoder.num_region_maps,
             "architecture": model.architecture,
             "weights": weights_fingerprint(model),
             "metadata": model.metadata,
@@ -102,6 +104,7 @@ def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
     pairs = [
         *zip(expected, scores, strict=True),
         (reference.decode(expected_features, cells), engine.decode(features, cells)),
+        *zip(reference.region_maps(expected_features), engine.region_maps(features), strict=True),
     ]
     difference = max(np.abs(first - second).max() for first, second in pairs)
     if not difference < LOGIT_TOLERANCE:
@@ -128,8 +131,9 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
         sides = (step * torch.export.Dim(name, min=2) for name in ("rows", "columns"))
         shapes: tuple[Any, ...] = (dict(enumerate(sides)),)
         scores = [f"scores{level}" for level in range(geometry.num_levels)]
-        features = feature_names(len(network(*inputs)) - len(scores))
-        input_names, output_names = ["image"], [*scores, *features]
+        regions = [f"region_map{index}" for index in range(network.num_region_maps)]
+        features = feature_names(len(network(*inputs)) - len(scores) - len(regions))
+        input_names, output_names = ["image"], [*scores, *features, *regions]
     else:
         free = torch.export.Dim.DYNAMIC
         shapes = ({0: free}, tuple(dict.fromkeys(free_sides(x), free) for x in inputs[1:]))

@@ -2,10 +2,10 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,19 @@ DESCRIPTION = "sharpmask.json"
 """File of an exported model that says what it is."""
 SUFFIXES: dict[Runtime, str] = {"openvino": ".xml", "onnx": ".onnx"}
 """Of the networks that are exported for a runtime."""
-Features = list[np.ndarray]
-"""What masks are decoded from."""
 Run = Callable[..., list[np.ndarray]]
+
+
+class Features(NamedTuple):
+    """What an image was read as.
+
+    Attributes:
+        masks: What masks are decoded from.
+        regions: What a detector reads.
+    """
+
+    masks: Sequence[np.ndarray]
+    regions: Sequence[np.ndarray]
 
 
 class ExportedEngine:
@@ -55,6 +65,8 @@ class ExportedEngine:
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = geometry_of(description["geometry"])
+            self.num_region_maps = int(description.get("region_maps", 0))
+            self.has_region_maps = self.num_region_maps > 0
             suffix = SUFFIXES[description["runtime"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{folder}: holds no exported model: {error}") from None
@@ -83,13 +95,18 @@ class ExportedEngine:
         """Score logits of all cells of each level, and features."""
         outputs = self.encoder(image)
         levels = self.geometry.num_levels
-        return tuple(outputs[:levels]), outputs[levels:]
+        last = len(outputs) - self.num_region_maps
+        return tuple(outputs[:levels]), Features(outputs[levels:last], outputs[last:])
 
     def decode(
         self, features: Features, cells: Int[np.ndarray, "n 3"]
     ) -> Float[np.ndarray, "n s s"]:
         """Mask logits of the chosen cells (level, row, column)."""
-        return self.decoder(cells, *features)[0]
+        return self.decoder(cells, *features.masks)[0]
+
+    def region_maps(self, features: Features) -> tuple[Float[np.ndarray, "c rows columns"], ...]:
+        """The trunk's levels, for a detector."""
+        return tuple(level[0] for level in features.regions)
 
 
 @cache

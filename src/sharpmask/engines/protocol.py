@@ -39,6 +39,22 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class RegionEngine(Engine, Protocol):
+    """An engine whose features may also tell what regions show, for a detector.
+
+    Attributes:
+        has_region_maps: Whether they do: not those of a model without a feature pyramid, or of one
+            that was exported by an earlier version.
+    """
+
+    has_region_maps: bool
+
+    def region_maps(self, features: Any) -> tuple[Float[np.ndarray, "c rows columns"], ...]:
+        """The trunk's levels, fine to coarse, at the strides of the geometry's first ones."""
+        ...
+
+
 def answer_once(engine: Engine) -> None:
     """Let an engine read and decode its smallest image, for whatever its first answer sets up."""
     side = engine.geometry.smallest_size

@@ -1,6 +1,8 @@
 """The two halves of a model that engines run, and the engine that runs them in torch."""
 
 import copy
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +17,17 @@ from sharpmask.models.pyramid import PyramidFeatures, SharpMaskPyramid
 from sharpmask.pyramid_geometry import Geometry
 from sharpmask.shapes import Float, Int, UInt8
 
-Features = list[Tensor]
-"""What masks are decoded from."""
+
+class Features(NamedTuple):
+    """What an image was read as.
+
+    Attributes:
+        masks: What masks are decoded from.
+        regions: What a detector reads.
+    """
+
+    masks: Sequence[Tensor]
+    regions: Sequence[Tensor]
 
 
 class Encoder(nn.Module):
@@ -25,15 +36,18 @@ class Encoder(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
+        self.num_region_maps = (
+            len(model.backbone.level_channels) if isinstance(model, SharpMaskPyramid) else 0
+        )
 
     def forward(self, image: UInt8[Tensor, "h w 3"]) -> tuple[Tensor, ...]:
-        """Score logits (rows, columns) of each level, then all feature maps."""
+        """Score logits of each level, all maps that masks are made of, those for detectors."""
         # A permuted (h, w, 3) array already is a channels-last tensor.
         images = image.permute(2, 0, 1)[None].float()
         model = self.model
         if isinstance(model, SharpMaskPyramid):
             pyramid = model.encode(images)
-            return *(scores[0] for scores in model.score(pyramid)), *pyramid.maps
+            return *(s[0] for s in model.score(pyramid)), *pyramid.maps, *pyramid.levels
         features = model.encode(images)
         return model.score(features)[0], features.embedding, *features.laterals
 
@@ -72,6 +86,7 @@ class TorchEngine:
         own = copy.deepcopy(model).eval()
         own.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.encoder, self.decoder = Encoder(own), Decoder(own)
+        self.has_region_maps = self.encoder.num_region_maps > 0
         with starting:
             # All that torch's binding sets up with Python's lock held: its way to numpy.
             to_numpy(torch.from_numpy(np.zeros(1, np.float32)))
@@ -85,14 +100,22 @@ class TorchEngine:
         """Score logits of all cells of each level, and features."""
         outputs = self.encoder(torch.from_numpy(image).to(self.device))
         levels = self.geometry.num_levels
-        return tuple(map(to_numpy, outputs[:levels])), list(outputs[levels:])
+        last = len(outputs) - self.encoder.num_region_maps
+        return (
+            tuple(map(to_numpy, outputs[:levels])),
+            Features(outputs[levels:last], outputs[last:]),
+        )
 
     @torch.inference_mode()
     def decode(
         self, features: Features, cells: Int[np.ndarray, "n 3"]
     ) -> Float[np.ndarray, "n s s"]:
         """Mask logits of the chosen cells (level, row, column)."""
-        return to_numpy(self.decoder(torch.from_numpy(cells).to(self.device), *features))
+        return to_numpy(self.decoder(torch.from_numpy(cells).to(self.device), *features.masks))
+
+    def region_maps(self, features: Features) -> tuple[Float[np.ndarray, "c rows columns"], ...]:
+        """The trunk's levels, for a detector."""
+        return tuple(to_numpy(level[0]) for level in features.regions)
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

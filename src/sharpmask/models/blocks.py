@@ -1,4 +1,4 @@
-"""Blocks of which backbones and their tails are made. Parameter names are torchvision's."""
+"""Blocks of which backbones are made. Parameter names are torchvision's."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

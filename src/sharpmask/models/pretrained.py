@@ -13,7 +13,6 @@ from sharpmask.models.deepmask import DeepMask
 from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.models.sharpmask import SharpMask
 from sharpmask.models.sources import WeightsError, resolve
-from sharpmask.models.tails import Tail
 from sharpmask.models.tensor_files import read_metadata, read_safetensors, save_atomically
 from sharpmask.models.window_net import load_as, save
 from sharpmask.models.yolox import PyramidTrunk
@@ -68,14 +67,11 @@ CLASSIFIER_PREFIXES = ("fc.", "classifier.", "layer4.", "features.", "bu_conv1."
 """What an ImageNet file holds beyond stride 16; only these may be left over."""
 
 
-def load_backbone(
-    backbone: Backbone, source: str | os.PathLike[str], *, tail: Tail | None = None
-) -> None:
+def load_backbone(backbone: Backbone, source: str | os.PathLike[str]) -> None:
     """Fill a backbone from an ImageNet file with torchvision's names, folding batch norm.
 
     Args:
         backbone: Changed in place.
-        tail: The same net's layers beyond stride 16, if they are wanted; changed in place.
         source: A .safetensors file, or a .pth file (read with ``weights_only=True``), or a Hugging
             Face repository "owner/name" with ``model.safetensors``.
 
@@ -99,7 +95,7 @@ def load_backbone(
         state = fold_batch_norm(state)
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: {error}") from None
-    expected = backbone.state_dict() | (tail.state_dict() if tail else {})
+    expected = backbone.state_dict()
     missing = [key for key in expected if key not in state]
     strange = [
         key for key in state if key not in expected and not key.startswith(CLASSIFIER_PREFIXES)
@@ -111,9 +107,7 @@ def load_backbone(
                 f"{path}: {what} {len(keys)} tensors for this backbone, e.g. {keys[0]!r}; "
                 "give the file of the same architecture"
             )
-    for part in (backbone, tail):
-        if part:
-            part.load_state_dict({key: state[key] for key in part.state_dict()})
+    backbone.load_state_dict({key: state[key] for key in expected})
 
 
 def load_trunk(trunk: PyramidTrunk, source: str | os.PathLike[str]) -> None:

@@ -36,19 +36,22 @@ class PyramidFeatures:
         steps: (B, places, C) for each step of the refinement: what windows read at it, at the last
             step in quads. The places of all levels in order, row by row; then one of zeros for all
             that lies outside.
+        levels: (B, C, rows, columns) of the trunk's levels, which tell kinds of objects apart; no
+            mask is made of them.
     """
 
     vectors: tuple[Tensor, ...]
     steps: tuple[Tensor, ...]
+    levels: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, maps: Sequence[Tensor]) -> "PyramidFeatures":
-        """Features from all their maps in order."""
+        """Features for masks from all their maps in order."""
         return cls(tuple(maps[:NUM_LEVELS]), tuple(maps[NUM_LEVELS:]))
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
-        """All of them in order."""
+        """All that masks are made of, in order."""
         return (*self.vectors, *self.steps)
 
 
@@ -289,7 +292,7 @@ class SharpMaskPyramid(SavedNet):
                 for k in LEVELS
             ],
         ]
-        return PyramidFeatures(self.head(levels), tuple(map(flatten, maps)))
+        return PyramidFeatures(self.head(levels), tuple(map(flatten, maps)), features.levels)
 
     def is_doubled(self, level: int, step: int) -> bool:
         """Whether a level's samples at a step are finer than the finest map."""

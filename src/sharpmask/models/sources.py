@@ -15,12 +15,19 @@ class WeightsError(ValueError):
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 """The models that come with the package."""
+DETECTORS = "detector-"
+"""What the names of detectors begin with."""
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".t7", ".onnx", ".xml", ".json")
 """What a missing file of weights may end in, unlike a repository."""
 
 
 def names() -> list[str]:
     """Names of the models that come with the package."""
+    return [name for name in shipped() if not name.startswith(DETECTORS)]
+
+
+def shipped() -> list[str]:
+    """Names of all that comes with the package: models, and detectors, which need one of them."""
     return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 
@@ -37,7 +44,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         WeightsError: There is none.
         MissingExtraError: It is a repository, and huggingface_hub is not installed.
     """
-    if str(source) in names():
+    if str(source) in shipped():
         return WEIGHTS / f"{source}.safetensors"
     path = Path(source)
     if path.is_dir():
@@ -46,7 +53,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return path
     if is_repository(str(source)) and not path.parent.exists():
         return _download(str(source))
-    close = difflib.get_close_matches(str(source), names(), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(str(source), shipped(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
     raise WeightsError(f"{source}: no such weights file or name; {hint}")
 

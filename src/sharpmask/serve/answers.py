@@ -1,9 +1,10 @@
-"""What photos are asked for by ``/v1/propose`` and ``/v1/prompt``, and COCO as the answer."""
+"""What photos are asked for by the addresses in ``/v1``, and COCO as the answer."""
 
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from sharpmask.detection.detections import Category, Detections
 from sharpmask.proposals import Proposals
 from sharpmask.selection import Selection
 from sharpmask.serve.remembered import Photos
@@ -18,6 +19,17 @@ def all_objects(photos: Photos, data: bytes, name: str, select: Selection) -> by
     """
     photo_id, photo = photos.read(data, name)
     return coco_of(select(photo.propose()), photo_id, name)
+
+
+def named_objects(photos: Photos, data: bytes, name: str, select: Selection) -> bytes:
+    """Objects of a photo's file that the detector names.
+
+    Raises:
+        ImageError: It is not a photo, or too large.
+    """
+    assert photos.detector is not None
+    photo_id, photo = photos.read(data, name)
+    return coco_of(select(photos.detector.on(photo)), photo_id, name)
 
 
 def at_prompt(
@@ -52,8 +64,11 @@ def at_prompt(
     return coco_of(found, photo_id, name)
 
 
-def coco_of(found: Proposals, photo_id: str, name: str) -> bytes:
+def coco_of(found: Proposals | Detections, photo_id: str, name: str) -> bytes:
     """Masks as a COCO data set of one photo, with the id by which the photo is remembered."""
+    categories: Sequence[Category] = (Category(1, LABEL),)
+    if isinstance(found, Detections):
+        categories = found.categories
     height, width = found.image_size
     records = found.to_coco(1)
     annotations = [
@@ -61,10 +76,13 @@ def coco_of(found: Proposals, photo_id: str, name: str) -> bytes:
         for number, (record, area) in enumerate(zip(records, found.areas, strict=True), start=1)
     ]
     content = {
-        "info": {"description": "Object proposals", "version": f"sharpmask {version('sharpmask')}"},
+        "info": {
+            "description": "Objects in a photo",
+            "version": f"sharpmask {version('sharpmask')}",
+        },
         "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
         "annotations": annotations,
-        "categories": [{"id": 1, "name": LABEL, "supercategory": ""}],
+        "categories": [{"id": c.id, "name": c.name, "supercategory": ""} for c in categories],
         "photo": photo_id,
     }
     return json.dumps(content, allow_nan=False).encode()

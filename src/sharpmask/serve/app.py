@@ -5,7 +5,7 @@ describes them. Label Studio and X-AnyLabeling find the addresses that they know
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -20,8 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from sharpmask import defaults
 from sharpmask.selection import Selection
-from sharpmask.serve.answers import all_objects, at_prompt
+from sharpmask.serve.answers import all_objects, at_prompt, named_objects
 from sharpmask.serve.apart import PhotosApart
 from sharpmask.serve.desk import Desk
 from sharpmask.serve.guards import Guarded, LimitedBodies
@@ -61,24 +62,32 @@ def create_app(photos: Photos | PhotosApart, settings: Settings | None = None) -
         return JSONResponse({"mode": "server", "token": bool(settings.token)})
 
     async def openapi(request: Request) -> Response:  # noqa: ARG001
-        return JSONResponse(description(limits, guarded=bool(settings.token)))
+        return JSONResponse(description(limits, guarded=bool(settings.token), names=settings.names))
 
-    async def propose(request: Request) -> Response:
+    async def of_photo(request: Request, find: Callable[..., bytes], min_score: float) -> Response:
         with desk.place():
             given = await read_given(request, {"image", "count", "min_score", "no_overlap"})
 
             def answer() -> bytes:
                 select = Selection(
-                    min_score=given.number("min_score", 0, 0, 1),
+                    min_score=given.number("min_score", min_score, 0, 1),
                     top=given.integer("count", limits.max_count, 1, limits.max_count),
                     no_overlap=given.flag("no_overlap"),
                 )
                 data = given.photo()
                 if data is None:
                     raise ValueError("image: is missing; give a file or a data URI")
-                return photos.run(all_objects, data, given.name, select)
+                return photos.run(find, data, given.name, select)
 
             return Response(await desk.work(answer), media_type="application/json")
+
+    async def propose(request: Request) -> Response:
+        return await of_photo(request, all_objects, 0)
+
+    async def detect(request: Request) -> Response:
+        if not settings.names:
+            raise HTTPException(404, "the server has no detector; start it with --detector")
+        return await of_photo(request, named_objects, defaults.MIN_SCORE)
 
     async def prompt(request: Request) -> Response:
         with desk.place():
@@ -125,6 +134,7 @@ def create_app(photos: Photos | PhotosApart, settings: Settings | None = None) -
             Route("/config.json", config),
             Route("/openapi.json", openapi),
             Route("/v1/propose", propose, methods=["POST"]),
+            Route("/v1/detect", detect, methods=["POST"]),
             Route("/v1/prompt", prompt, methods=["POST"]),
             *label_studio.routes,
             *x_anylabeling.routes,

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
+from sharpmask import defaults
 from sharpmask.serve.settings import Limits
 
 Schema = dict[str, Any]
@@ -19,12 +20,13 @@ ERRORS = {
 }
 
 
-def description(limits: Limits, *, guarded: bool) -> Schema:
+def description(limits: Limits, *, guarded: bool, names: bool) -> Schema:
     """The interface of a server with its limits.
 
     Args:
         limits: Of the server.
         guarded: Whether it asks for a token.
+        names: Whether it has a detector.
     """
     count = {"type": "integer", "minimum": 1, "maximum": limits.max_count}
     photo: Schema = {
@@ -71,6 +73,14 @@ def description(limits: Limits, *, guarded: bool) -> Schema:
             }
         },
     }
+    if names:
+        detect = {**propose, "min_score": {**propose["min_score"], "default": defaults.MIN_SCORE}}
+        paths["/v1/detect"] = {
+            "post": _operation(
+                "detect", "All objects of a photo that the detector names", photo, detect,
+                required=["image"],
+            )
+        }  # fmt: skip
     prompted = paths["/v1/prompt"]["post"]["responses"]
     prompted["404"] = _content("The photo is not remembered any more.", _error())
     whole: Schema = {
@@ -125,7 +135,7 @@ def _coco() -> Schema:
     annotation = {
         "id": {"type": "integer"},
         "image_id": {"const": 1},
-        "category_id": {"const": 1},
+        "category_id": {"type": ["integer", "string"], "description": "Of categories."},
         "segmentation": {
             "type": "object",
             "description": "Compressed RLE, as pycocotools reads it.",
@@ -143,7 +153,11 @@ def _coco() -> Schema:
         "width": {"type": "integer"},
         "height": {"type": "integer"},
     }
-    category = {"id": {"const": 1}, "name": {"type": "string"}, "supercategory": {"type": "string"}}
+    category = {
+        "id": {"type": ["integer", "string"]},
+        "name": {"type": "string"},
+        "supercategory": {"type": "string"},
+    }
     return _object(
         {
             "info": {"type": "object"},

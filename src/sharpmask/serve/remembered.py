@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from sharpmask.decoding import read_stream
+from sharpmask.detection.detector import Detector
 from sharpmask.files import fingerprint
 from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.inference.proposer import Proposer
@@ -24,10 +25,18 @@ class Photos:
     Args:
         proposer: Reads them.
         limits: See ``Limits``.
+        detector: Names what is on them, on the same proposer.
     """
 
-    def __init__(self, proposer: Proposer, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        proposer: Proposer,
+        limits: Limits | None = None,
+        *,
+        detector: Detector | None = None,
+    ) -> None:
         self.proposer = proposer
+        self.detector = detector
         self.limits = limits or Limits()
         self._remembered: OrderedDict[str, ReadPhoto] = OrderedDict()
         self._lock = Lock()

@@ -43,6 +43,7 @@ class Settings:
         label_studio: Address of the Label Studio whose photos it may fetch; "" for none.
         label_studio_token: Access token there; "" to use the one that Label Studio sends.
         labels: Which masks label tools get.
+        names: Whether the photos have a detector; without one ``/v1/detect`` is not there.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -53,3 +54,4 @@ class Settings:
     label_studio: str = ""
     label_studio_token: str = ""
     labels: Selection = field(default_factory=Selection)
+    names: bool = False

@@ -97,15 +97,25 @@ def data_of_run(
     output: Path,
     fabric: Fabric,
     report: Report,
+    boxes: bool = False,
 ) -> Iterator[tuple[CocoDataset, CocoDataset | None]]:
     """What a run learns from and is measured on; no other run writes to its folder meanwhile.
+
+    Args:
+        train: COCO annotation file or files.
+        images: Folder of the photos.
+        val: COCO annotation file to measure on.
+        output: Folder of the run.
+        fabric: Launched.
+        report: Is told, in a line each, what the data hold and what is left out of them.
+        boxes: As for ``load_coco``, of what is learned from.
 
     Raises:
         ValueError: Bad data, or another run writes there now.
     """
     # What is wrong with the files is found before the folder is made and all photos are read.
     files, images = files_of(train), Path(images)
-    stated = load_coco(files, images)
+    stated = load_coco(files, images, boxes=boxes)
     stated_val = load_coco(Path(val), images) if val else None
     with only_run(output, fabric):
         data = readable(stated, names_of(files), report)

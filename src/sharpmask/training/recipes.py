@@ -15,9 +15,9 @@ class Recipe:
 
     Attributes:
         steps: Batches to learn from.
-        batch_size: Patches, scenes or photos in a batch, over all devices.
-        batches: What the patches of a batch are for (see ``PatchSampler``); "scenes": dense
-            training on ``SceneDataset``; or "regions" of photos, for Fast R-CNN.
+        batch_size: Patches or scenes in a batch, over all devices.
+        batches: What the patches of a batch are for (see ``PatchSampler``), or "scenes": dense
+            training on ``SceneDataset``.
         scene_size: Side of the scenes.
         scene_windows: Most windows of a scene whose masks are learned.
         copy_paste: Mean number of objects of other photos pasted into a scene.
@@ -41,7 +41,7 @@ class Recipe:
 
     steps: int
     batch_size: int
-    batches: Literal[Batches, "scenes", "regions"]
+    batches: Literal[Batches, "scenes"]
     scene_size: int
     scene_windows: int
     copy_paste: float
@@ -145,16 +145,6 @@ def paper_sharpmask() -> Recipe:
     return dataclasses.replace(
         paper_deepmask(), steps=240_000, batches="masks", weight_decay=0.0, score_weight=0.0
     )
-
-
-def fast_rcnn() -> Recipe:
-    """Fast R-CNN from an ImageNet net, about five times through some hundred photos."""
-    return dataclasses.replace(
-        deepmask(),
-        steps=600, batch_size=4, batches="regions",
-        scene_size=0, scene_windows=0, copy_paste=0.0, score_weight=0.0,
-        frozen_stride=8, ema_decay=0.995, epoch_steps=200, validate_every=200,
-    )  # fmt: skip
 
 
 RECIPES = {

@@ -234,8 +234,6 @@ def samples(
             "--share: only what learns from scenes keeps shares; leave it out, or choose another "
             "--recipe"
         )
-    if recipe.batches == "regions":
-        raise ValueError("batches: regions are what detectors learn from; use scenes")
     sampler = PatchSampler(
         data,
         model.geometry,
