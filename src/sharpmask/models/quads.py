@@ -66,8 +66,8 @@ def samples_of(quads: Float[Tensor, "n q s s"]) -> Float[Tensor, "n c d d"]:
     batch, channels, rows, columns = quads.shape
     phases = quads.reshape(batch, 4, channels // 4, rows, columns).transpose(1, 2).flatten(1, 2)
     if phases.requires_grad:  # the gradient of pixel_shuffle fails where there is no window
-        parts = phases.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)
-        samples = parts.flatten(4).flatten(2, 3)
+        parts = phases.reshape(batch, channels // 4, 2, 2, rows, columns)
+        samples = parts.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
     else:
         samples = F.pixel_shuffle(phases, 2)
     return samples[:, :, :-1, :-1]
