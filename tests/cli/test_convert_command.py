@@ -47,6 +47,7 @@ def test_convert_model_writes_what_weights_takes(tmp_path, architecture):
     assert read_metadata(target)["converted_from"] == "model.t7"
 
 
+@pytest.mark.slow
 def test_convert_trunk_writes_what_init_takes(tmp_path):
     torch.manual_seed(0)
     deepmask = build({"model": "deepmask", "backbone": "resnet50", "bottleneck_channels": 8})

@@ -130,6 +130,7 @@ def test_file_of_proposals_is_scored(tmp_path, evaluate, write):
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_images_of_objects_without_proposals_are_told(tmp_path, evaluate, write):
     result = evaluate(truth(), "--proposals", write(found(1)))
     assert result.exit_code == 1
@@ -216,6 +217,7 @@ def test_model_is_scored_as_by_hand(tmp_path, run_model, weights, photos):
     assert figures["settings"]["num_proposals"] == 5
 
 
+@pytest.mark.slow
 def test_masks_are_scored_as_they_are_if_wanted(tmp_path, run_model):
     assert run_model(truth()).exit_code == 0
     cleaned = report(tmp_path)

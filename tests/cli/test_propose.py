@@ -303,6 +303,7 @@ def test_help_is_there():
     assert CliRunner().invoke(app, ["propose"]).exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_real_command(tmp_path, weights):
     """A process of its own: streams, exit status and files as a shell sees them."""
     good, bad = write_photo(tmp_path / "1.png"), tmp_path / "2.png"

@@ -347,6 +347,7 @@ def test_quiet_says_nothing_but_problems(propose, photos):
     assert Results(Path("found.json"), as_json=False, quiet=True).progress is unshown
 
 
+@pytest.mark.slow
 def test_completion_is_offered_for_commands_and_formats():
     def complete(line):
         environment = {**os.environ, "PYTHONPATH": str(Path(sharpmask.__file__).parents[1])}

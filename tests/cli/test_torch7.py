@@ -39,6 +39,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_propose_with_fairs_arithmetic_writes_its_proposals(folder, tmp_path):
     arguments = ["--weights", folder / "model.safetensors", "--num-proposals", 6, "--device", "cpu"]
     arguments += ["--torch7", "--no-overlay", "--output", tmp_path]

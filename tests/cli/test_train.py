@@ -144,6 +144,7 @@ def test_stage_one_begins_from_a_backbone(stage_one, given, tmp_path):
 # --- stopping ---
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(given, tmp_path, monkeypatch):
     scene_loss = stages.scene_loss
 
@@ -258,6 +259,7 @@ def test_a_run_of_other_data_is_not_gone_on_with(stage_one, coco_folder, tmp_pat
     assert (output / "checkpoint.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_stage_two_of_another_stage_one_is_not_gone_on_with(stage_one, given, tmp_path):
     options = ["--mask-channels", "16", "--skip-channels", "8", *SHORT]
     assert invoke("sharpmask", *given, "--deepmask", stage_one[0], *options).exit_code == 0
@@ -457,6 +459,7 @@ def test_what_must_be_given():
 # --- what is random ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["deepmask", "sharpmask"])
 def test_the_seed_alone_decides_the_weights(stage_one, given, tmp_path, monkeypatch, command):
     """Those at the end; of stage two, to save time, those at the start."""

@@ -48,6 +48,7 @@ def test_a_run_starts_from_a_trunk_and_tells_what_was_kept_back(coco_folder, tmp
         assert f"the run there learned from something else ({problem}" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_saves_and_goes_on(coco_folder, tmp_path, monkeypatch):
     level_scene_loss = pyramid_stage.level_scene_loss
 

@@ -247,6 +247,7 @@ def test_compare_with_other_weights_raises(engine):
         compare(tested, other)
 
 
+@pytest.mark.slow
 def test_export_command_writes_what_weights_takes(tmp_path):
     save(thinnest(), tmp_path / "thin.safetensors", metadata={"licence": "free"})
     folder = tmp_path / "exported"
@@ -264,6 +265,7 @@ def test_export_command_writes_what_weights_takes(tmp_path):
         load_engine(folder, "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),  # the logits of random weights are small
     [("thin", 1e-4), pytest.param(NAMES[1], 1e-3, marks=pytest.mark.slow)],
@@ -286,6 +288,7 @@ def test_bfloat16_with_amx_is_used_and_without_is_not(monkeypatch, cache, name, 
     np.testing.assert_array_equal(without.encode(image)[0][0], scores[1])
 
 
+@pytest.mark.slow
 def test_export_leaves_other_files_of_the_folder_and_the_model_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     model = thinnest().train()

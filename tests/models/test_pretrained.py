@@ -90,7 +90,7 @@ CONSTRUCTED = {
     "resnet18": lambda: DeepMask(ResNet(BasicBlock, (2, 2, 2), width=4), vector=5),
     "a resnet of another depth": lambda: DeepMask(ResNet(Bottleneck, (1, 2, 1), width=4)),
     "resnet34, zero padding": lambda: DeepMask(BACKBONES["resnet34"](width=4, padding="zero")),
-    "vgg of another depth": lambda: DeepMask(VGG((1, 1, 1, 1, 1)), head="original"),
+    "vgg of another depth": lambda: DeepMask(VGG((1, 1, 1, 1, 1)), head="c", bottleneck_channels=4),
     "vgg11": lambda: DeepMask(BACKBONES["vgg11"](), head="a", bottleneck_channels=4, vector=3),
     "mobilenet": lambda: DeepMask(MobileNetV2(padding="zero"), head="b", score_channels=7),
     "small patches": lambda: DeepMask(

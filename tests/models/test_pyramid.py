@@ -60,7 +60,7 @@ def shown_by_place(model, height, width):
     return PyramidFeatures(tuple(vectors), tuple(steps))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [pytest.param(0, marks=pytest.mark.slow), *LEVELS[1:]])
 def test_scored_cell_is_decoded_cell_is_pasted_window(level):
     model = tiny()
     model.mask_encoding = torch.nn.Identity()

@@ -34,6 +34,7 @@ def state(folder):
     return read_checkpoint(folder / "checkpoint.safetensors")[1]["sha256"]
 
 
+@pytest.mark.slow
 def test_training_killed_at_random_instants_ends_bit_identical(tmp_path, size, note):
     start = time.perf_counter()
     os.waitpid(in_child(lambda: toy_run.run(tmp_path / "calm")), 0)
@@ -256,6 +257,7 @@ def test_a_folder_run_killed_at_random_instants_ends_like_a_calm_one(tmp_path, w
     assert same == runs
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_many_photos(tmp_path, weights, size, note):
     count = size(20_000, 60)
     proposer = sharpmask.Proposer(

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import sharpmask
-from sharpmask.detection.files import load_classifier
+from sharpmask.detection.files import load_head
 from sharpmask.models.backbones import BACKBONES
 from sharpmask.models.pretrained import load_backbone
 from sharpmask.torch7.format import read_torch7
@@ -87,7 +87,7 @@ def test_nothing_is_executed_and_everything_refused(tmp_path, note):
         readers = {
             ".t7": [read_torch7],
             ".pth": [lambda p: load_backbone(BACKBONES["resnet18"](), p), sharpmask.load],
-            ".safetensors": [sharpmask.load, load_classifier],
+            ".safetensors": [sharpmask.load, load_head],
         }[path.suffix]
         for read in readers:
             with pytest.raises(ValueError, match=re.escape(name)):

@@ -139,6 +139,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(cells, tmp_path, m
     assert "stopped after 4 of 9 steps: it no longer improves" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_run_that_is_stopped_has_a_model_and_goes_on(cells, tmp_path, tuned):
     def stop(done, loss):
@@ -190,6 +191,7 @@ def test_one_photo_is_too_few_and_a_thousand_objects_are_enough(cells):
     assert sorted(names) == sorted(image.file_name for image in many.images)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_damaged_photo_costs_itself(cells, tmp_path, monkeypatch):
     content = json.loads((cells / "train.json").read_text())

@@ -151,6 +151,7 @@ def test_the_first_layers_stay_as_they_are_and_the_others_learn(trained):
     }
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(trained, coco_folder, tmp_path):
     _, whole = trained
     terms = [level_scene_loss, level_scene_loss, interrupted]
