@@ -1,6 +1,6 @@
 """What Python and every command use unless told otherwise: each number stands here alone."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 """Of this package. Said here, as to read it from the installation takes longer at each start."""
 MODEL = "sharpmask-pyramid-nano"
 """Name of the model that runs if none is named."""
