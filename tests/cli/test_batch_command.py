@@ -130,7 +130,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, photos, weights):
 # --- on Ray ---
 
 
-@pytest.mark.slow
+@pytest.mark.real  # in CI: tests/reliability/test_batch_kills.py
 def test_run_finds_what_propose_finds(tmp_path, photos, weights):
     ran = run("batch", photos, "--output", tmp_path / "out", *flags(weights))
     assert ran.returncode == 1, ran.stderr

@@ -41,9 +41,8 @@ COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
             pytest.param(slow, marks=pytest.mark.slow)
             for slow in (
                 *((name, "openvino") for name in NAMES),
-                ("pyramid", "openvino"),
-                ("pyramid", "onnx"),
-                *((name, "onnx") for name in NAMES),
+                ("pyramid", "openvino"),  # test_shipped_export.py: its ONNX
+                (NAMES[-1], "onnx"),
             )
         ),
     ],
@@ -200,12 +199,12 @@ def test_ctrl_c_after_engines_have_gone_interrupts(cache):
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.slow
+@pytest.mark.real  # compiles for minutes
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="needs a compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch about itself
-@pytest.mark.parametrize("name", NAMES[-1:])
-def test_compiled_torch_computes_the_same(name):
-    compare(load_engine(name, "compile"), load_engine(name, "torch"))
+def test_compiled_torch_computes_the_same(cache):
+    source = thin_file(cache)
+    compare(load_engine(source, "compile"), load_engine(source, "torch"))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from sharpmask.images import write_image
 
 pytestmark = [pytest.mark.reliability, pytest.mark.real]
 
-PHOTOS = 60
+PHOTOS = 60 if os.environ.get("RELIABILITY") else 20
 SHARPMASK = [sys.executable, "-m", "sharpmask"]
 KINDS = {"actor": "ray::MapWorker", "node": "raylet/raylet", "driver": ""}
 """What is killed, by a part of its command line; the driver is the command itself."""
@@ -119,7 +119,7 @@ def run_and_kill(command, folder, kind, chance, most):
     return kills, status, wait_for_end(tree)
 
 
-@pytest.mark.parametrize("kind", ["actor", "node", pytest.param("driver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [pytest.param("actor", marks=pytest.mark.slow), "node", "driver"])
 def test_run_whose_process_is_killed_ends_with_each_photo_once(calm, tmp_path, kind, size, note):
     command, expected = calm
     wanted = size(10, 1)
