@@ -202,6 +202,14 @@ def test_every_16_bit_value_is_divided_by_257(tmp_path):
     np.testing.assert_array_equal(read_image(path)[..., 1].ravel(), truth)
 
 
+def test_a_png_without_its_palette_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(2, 1, 8, 3, [b"\0\1"], (b"PLTE", bytes(6))))
+    assert read_image(tmp_path / "a.png").shape == (1, 2, 3)
+    (tmp_path / "b.png").write_bytes(png(2, 1, 8, 3, [b"\0\1"]))
+    with pytest.raises(ImageError, match=r"b\.png: cannot be decoded \(its palette is missing\)"):
+        read_image(tmp_path / "b.png")
+
+
 def test_16_bit_png_with_a_transparent_value(tmp_path):
     path = tmp_path / "deep.png"
     rows = [row.astype(">u2").tobytes() for row in DEEP]

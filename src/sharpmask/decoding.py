@@ -183,6 +183,8 @@ def to_rgb(
         image.load()
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise _damaged(name, error) from error
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise _damaged(name, ValueError("its palette is missing"))
     if stripped is None:
         stripped = Stripped(io.BytesIO(), _turn_of(image))
     orientation = stripped.orientation
