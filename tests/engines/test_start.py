@@ -151,3 +151,23 @@ def test_torch_engine_leaves_the_model_as_it_was():
         for parameter in model.parameters():
             parameter.add_(1)
     np.testing.assert_array_equal(engine.encode(image)[0][0], first)
+
+
+# --- what nobody is told ---
+
+
+def test_onnx_runtime_notes_and_sends_nothing_about_its_user(tmp_path):
+    """Left alone it makes an id for the device, and a store of what it will send."""
+    program = (
+        "import sharpmask; sharpmask.load_engine('sharpmask-pyramid-nano', 'onnx'); "
+        "import onnxruntime; print(onnxruntime.__version__)"
+    )
+    told = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if "sharpmask" not in path.parts] == []

@@ -1,6 +1,7 @@
 """Engines that run exported models without torch."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -156,6 +157,8 @@ def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
 
 def start_onnx(path: Path, streams: int) -> Run:
     """A function of arrays from an ONNX file."""
+    # Its makers would be told of the device and of each session, from the import on.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
