@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from sharpmask.coco.annotations import CocoDataset
 from sharpmask.data.mixture import SourceSampler
 from sharpmask.data.patches import PhotoCache, augment, cut, cut_out, mask_image
+from sharpmask.data.pieces import VISIBLE
 from sharpmask.data.sampling import (
     MAX_OCTAVES,
     MAX_SHIFT,
@@ -32,11 +33,6 @@ from sharpmask.shapes import Bool, Float, Int, UInt8
 
 SCENE_OCTAVES = (-2.75, 1.75)
 """Scales of scenes: a quarter octave beyond those at which photos are read, Zoom^2 included."""
-VISIBLE = 0.5
-"""An object of which pasted ones leave less than this share is ignored: neither positive nor
-negative."""
-
-
 Item = TypeVar("Item", covariant=True)
 Geometry = TypeVar("Geometry", PatchGeometry, PyramidGeometry)
 

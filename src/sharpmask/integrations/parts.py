@@ -8,10 +8,10 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from sharpmask.defaults import VERSION
 from sharpmask.inference.batch import ids_of
 from sharpmask.integrations.arrow import Propose, schema
 from sharpmask.integrations.attempts import propose_again
@@ -194,7 +194,7 @@ def settings_of(propose: Propose) -> dict[str, Any]:
     """All that the results depend on besides the photos, as JSON gives it back."""
     given = asdict(propose)
     del given["weights"], given["cores"]  # the same model may lie elsewhere
-    given |= {"model": propose.fingerprint, "version": version("sharpmask")}
+    given |= {"model": propose.fingerprint, "version": VERSION}
     settings: dict[str, Any] = json.loads(json.dumps(given))
     return settings
 

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 
+from sharpmask.defaults import VERSION
 from sharpmask.detection.detections import Category, Detections
 from sharpmask.proposals import Proposals
 from sharpmask.selection import Selection
@@ -78,7 +78,7 @@ def coco_of(found: Proposals | Detections, photo_id: str, name: str) -> bytes:
     content = {
         "info": {
             "description": "Objects in a photo",
-            "version": f"sharpmask {version('sharpmask')}",
+            "version": f"sharpmask {VERSION}",
         },
         "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
         "annotations": annotations,

@@ -10,7 +10,6 @@ import math
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
@@ -22,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sharpmask.defaults import VERSION
 from sharpmask.images import ImageError
 from sharpmask.inference.prompts import ReadPhoto
 from sharpmask.proposals import Proposals
@@ -36,7 +36,7 @@ KINDS = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels",
          "RectangleLabels": "rectanglelabels"}  # fmt: skip
 """Tags of a labelling interface that can hold a mask, the best first, and their regions' type."""
 FETCH_S = 20.0
-MODEL_VERSION = f"sharpmask {version('sharpmask')}"
+MODEL_VERSION = f"sharpmask {VERSION}"
 log = logging.getLogger("sharpmask.serve")
 
 

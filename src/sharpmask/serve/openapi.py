@@ -1,9 +1,9 @@
 """The description of the HTTP interface, OpenAPI 3.1."""
 
-from importlib.metadata import version
 from typing import Any
 
 from sharpmask import defaults
+from sharpmask.defaults import VERSION
 from sharpmask.serve.settings import Limits
 
 Schema = dict[str, Any]
@@ -87,7 +87,7 @@ def description(limits: Limits, *, guarded: bool, names: bool) -> Schema:
         "openapi": "3.1.0",
         "info": {
             "title": "sharpmask",
-            "version": version("sharpmask"),
+            "version": VERSION,
             "description": "Masks of the objects in a photo, of any class. A photo has at most "
             f"{limits.max_pixels:,} pixels, a body at most {limits.max_bytes:,} bytes.",
         },
