@@ -38,7 +38,7 @@ from sharpmask.serve.settings import Settings  # noqa: E402
 COFFEE = ROOT / "src" / "sharpmask" / "assets" / "coffee.jpg"
 WIDTH = 1000
 WINDOW = """
-import sys
+import os, sys
 from PyQt6.QtCore import QTimer
 from PyQt6.QtWidgets import QApplication, QMainWindow
 from anylabeling import app
@@ -68,10 +68,9 @@ def steps():
     panel.button_run.click()
     while not view.canvas.shapes:
         yield 200
-    view.canvas.deselect_shape()
     yield 1000
     window.grab().save(picture)
-    program.quit()
+    os._exit(0)  # its threads would complain
 
 def go_on(rest):
     wait = next(rest, None)
@@ -84,7 +83,7 @@ def run_with_steps():
     QTimer.singleShot(1000, lambda: go_on(steps()))
     return run()
 
-QApplication.exec = run_with_steps
+QApplication.exec = staticmethod(run_with_steps)
 sys.argv[1:] = ["--no-auto-update-check", "--filename", folder, "--work-dir", folder + "/../work"]
 app.main()
 """
@@ -117,7 +116,7 @@ def picture_label_studio(photos: Photos, folder: Path) -> None:
             act_on_all(client, project, "retrieve_tasks_predictions")
             (task,) = made(client.get("/api/tasks", params={"project": project}))["tasks"]
             page.goto(f"{host}/projects/{project}/settings/ml", timeout=120_000)
-            page.get_by_text("Connected").wait_for(timeout=120_000)
+            page.get_by_text("Connected", exact=True).wait_for(timeout=120_000)
             page.wait_for_timeout(3000)  # fonts and icons
             save(page.screenshot(clip={"x": 0, "y": 0, "width": 1000, "height": 420}),
                  "label-studio-model.jpg")  # fmt: skip
@@ -148,7 +147,7 @@ def save(png: bytes, name: str) -> None:
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     height = round(picture.height * WIDTH / picture.width)
     picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-    picture.save(ROOT / "docs" / name, quality=75, optimize=True)
+    picture.save(ROOT / "docs" / name, quality=60, optimize=True)
 
 
 if __name__ == "__main__":
