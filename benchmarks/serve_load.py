@@ -72,7 +72,7 @@ def serving(*options: str) -> Iterator[Server]:
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield Server(process, int(process.stdout.readline().rstrip("/\n").rpartition(":")[2]))
+        yield Server(process, int(process.stdout.readline().rpartition(":")[2]))
     finally:
         process.kill()
         process.communicate()

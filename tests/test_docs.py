@@ -19,7 +19,10 @@ from doc_blocks import PAGES, ROOT, blocks, commands
 from sharpmask.cli.main import app
 from synthetic_coco import write_coco
 
-FOREIGN = {"python3", ".", "cp", "curl", "jq", "docker", "cvat-cli", "git"}
+FOREIGN = {
+    "python3", ".", "cp", "curl", "jq", "docker", "cvat-cli", "git",
+    "export", "label-studio", "xanylabeling",
+}  # fmt: skip
 """Programs of others: only their names are looked at."""
 NOT_RUN = {
     "serve": "runs until it is stopped; tests/serve",

@@ -35,7 +35,7 @@ def test_the_printed_address_answers_until_ctrl_c(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         address = process.stdout.readline().strip()
-        with urllib.request.urlopen(f"{address}health", timeout=20) as answer:
+        with urllib.request.urlopen(f"{address}/health", timeout=20) as answer:
             assert json.load(answer)["status"] == "UP"
         with urllib.request.urlopen(address, timeout=20) as answer:
             assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'")

@@ -16,7 +16,7 @@ from sharpmask.images import ImageError
 from sharpmask.inference.proposer import Proposer
 from sharpmask.selection import Selection
 from sharpmask.serve.answers import all_objects
-from sharpmask.serve.apart import PhotosApart, ProcessEndedError
+from sharpmask.serve.apart import NICENESS, PhotosApart, ProcessEndedError
 from sharpmask.serve.app import create_app
 from sharpmask.serve.remembered import Photos
 
@@ -48,6 +48,10 @@ def process_id(_):
     return os.getpid()
 
 
+def niceness(_):
+    return os.nice(0)
+
+
 @pytest.fixture(scope="module")
 def apart():
     photos = PhotosApart(open_photos, 5)
@@ -67,6 +71,11 @@ def test_errors_come_as_they_are(apart):
         apart.run(all_objects, b"no photo at all", "no photo", Selection())
     with pytest.raises(ImageError, match=r"a\.bin: is not a model"):
         PhotosApart(refuse)
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="a notion of POSIX")
+def test_the_process_stands_back_for_the_one_that_answers(apart):
+    assert apart.run(niceness) == min(os.nice(0) + NICENESS, 19)
 
 
 def test_a_photo_that_ends_the_process_costs_itself_alone(apart):

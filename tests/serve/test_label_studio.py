@@ -141,6 +141,15 @@ def test_a_key_point_and_a_rectangle_are_answered_by_one_mask(client):
         assert iou(brush_of(region["value"]["rle"], (240, 320)), square(*truth)) > 0.9
 
 
+def test_no_region_takes_the_place_of_another_one(client):
+    """Label Studio replaces a region by one with the same id: a click would cost a mask."""
+    (top, left, _), _ = SQUARES
+    click = {"type": "keypointlabels", "value": {"x": (left + 20) / 3.2, "y": (top + 20) / 2.4}}
+    answers = [predict(client, [TASK], marks=marks) for marks in (None, [click], [click])]
+    ids = [region["id"] for (result,) in answers for region in result["result"]]
+    assert len(ids) == len(set(ids)) > 2
+
+
 def test_a_negative_key_point_is_in_no_answer(client):
     (top, left, _), _ = SQUARES
     marks = [
@@ -210,6 +219,13 @@ def test_a_personal_access_token_is_exchanged(proposer, host):
     assert predict(client, [TASK])[0]["result"]
     assert ("/api/token/refresh", {"refresh": "a.b.c"}) in host.seen
     assert host.seen[-1] == ("/data/upload/1/a.png", "Bearer short")
+
+
+def test_a_token_that_is_refused_is_told_with_the_remedy(proposer, host, caplog):
+    client = client_of(proposer, host.address, token="unknown")
+    assert predict(client, [{**TASK, "id": 5}])[0]["result"] == []
+    assert "task 5: " in caplog.text
+    assert "--label-studio-token" in caplog.text
 
 
 def test_only_the_wanted_masks_come(proposer, host):

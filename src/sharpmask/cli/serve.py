@@ -147,8 +147,9 @@ def serve(
             settings.limits,
         )  # fmt: skip
         shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listening.getsockname()[1]}/"
-        out.print(f"{address}{f'#token={token}' if token else ''}", markup=False)
+        # Without a last slash: label tools append theirs to it.
+        address = f"http://{shown}:{listening.getsockname()[1]}"
+        out.print(f"{address}{f'/#token={token}' if token else ''}", markup=False)
         err.print("sharpmask: Ctrl-C ends it", markup=False)
         try:
             answer(create_app(photos, settings), listening)

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 from sharpmask.serve.remembered import Photos
 
+NICENESS = 5
+"""How far the process of the photos stands back where cores are short (POSIX's ``nice``)."""
+
 Answer = TypeVar("Answer")
 
 
@@ -59,7 +62,7 @@ class PhotosApart:
 
     def _start(self) -> None:
         self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
-        self._manager.start(_end_with_parent)
+        self._manager.start(_settle)
         self._room = self._manager.room()  # type: ignore[attr-defined]
         self._room.open(*self._make)
 
@@ -83,8 +86,10 @@ class _Manager(BaseManager):
 _Manager.register("room", _Room, exposed=("open", "run"))
 
 
-def _end_with_parent() -> None:
-    """Let this process end when its parent does, however that ends."""
+def _settle() -> None:
+    """Let this process stand back for its parent, and end when that does, however it ends."""
+    if hasattr(os, "nice"):  # Windows lacks it
+        os.nice(NICENESS)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -10,9 +10,11 @@ import math
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
+from uuid import uuid4
 from xml.etree import ElementTree
 
 import numpy as np
@@ -178,9 +180,15 @@ class LabelStudio:
         try:
             return self._get(whole, self._authorization())
         except (OSError, ValueError) as error:  # HTTPError, an open answer, is an OSError
+            reason = str(error)
             if isinstance(error, HTTPError):
                 error.close()
-            raise ImageError(f"{address}: cannot be fetched ({error})") from None
+                if error.code == HTTPStatus.UNAUTHORIZED:
+                    reason = (
+                        "Label Studio refuses the token; create a personal access token there and "
+                        "give it with --label-studio-token"
+                    )
+            raise ImageError(f"{address}: cannot be fetched ({reason})") from None
 
     def _is_own(self, address: str) -> bool:
         """Whether an address is of the Label Studio that was named at the start."""
@@ -280,8 +288,8 @@ def regions(found: Proposals, interface: Interface, label: str) -> list[dict[str
     """Masks as Label Studio's regions."""
     height, width = found.image_size
     results = []
-    for number, (rle, box, score) in enumerate(
-        zip(found.rles(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+    for rle, box, score in zip(
+        found.rles(), found.boxes.tolist(), found.scores.tolist(), strict=True
     ):
         if interface.kind == "brushlabels":
             value = brush_value(rle)
@@ -294,7 +302,7 @@ def regions(found: Proposals, interface: Interface, label: str) -> list[dict[str
             value = {**{k: 100 * s for k, s in zip(sides, shares, strict=True)}, "rotation": 0}
         results.append(
             {
-                "id": f"sharpmask-{number}",
+                "id": uuid4().hex,  # a region takes the place of another one with its id
                 "from_name": interface.name,
                 "to_name": interface.image,
                 "type": interface.kind,
