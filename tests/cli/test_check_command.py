@@ -55,7 +55,7 @@ def test_sound_file_has_no_table_and_status_0(check):
         "objects: 4; longer side in photos reduced to 640 px: 16 to 32 px 75 %, 32 to 64 px 25 %",
         "objects that a level of --scales fits: default 75 %, fast 25 %, zoom 100 %, zoom2 100 %, "
         "auto 75 %",
-        "auto, the sizes that finetune chooses: --scales=0.5,0",
+        "auto, the sizes that finetune chooses: --scales=0.3,-0.7",
         "training learns from 4 of 4 objects; 0 are too small for it (below 100 px, or 5 px wide)",
     ]
 

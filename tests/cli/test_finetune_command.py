@@ -37,7 +37,7 @@ def test_a_table_shows_before_and_after(cells, tmp_path):
     assert "as a proposal finds one object: @10 100, @100 100" in " ".join(lines)
     files = f"{tmp_path / 'run' / 'model.safetensors'} {tmp_path / 'run' / 'before_after.png'}"
     assert lines[-1] == files
-    assert "photos are read at 2,1.5 octaves" in result.stderr
+    assert "photos are read at 2,1 octaves" in result.stderr
     assert "1 steps of " in result.stderr
     # A second time there is nothing to do.
     again = finetune(cells, tmp_path / "run")

@@ -44,10 +44,10 @@ def test_sides_are_those_in_the_reduced_photo():
         ([46] * 40, (0.5, 0.0)),  # the finest level's own size: the model's own readings
         ([46] * 20 + [368] * 20, (0.5, 0.0)),  # the coarsest level's too
         ([46] * 31 + [3] * 9, (0.5, 0.0)),  # they fit three quarters
-        ([11.5] * 40, (2.0, 1.5)),  # four times too small
-        ([11.5] * 39 + [3], (2.0, 1.5)),  # one of forty asks for nothing
-        ([11.5] * 37 + [8] * 3, (2.5, 2.0)),
-        ([46] * 20 + [640] * 20, (0.0, -0.5, -1.0, -1.5)),
+        ([11.5] * 40, (2.0, 1.0)),  # four times too small
+        ([11.5] * 39 + [3], (2.0, 1.0)),  # one of forty asks for nothing
+        ([11.5] * 37 + [8] * 3, (2.5, 1.5)),
+        ([46] * 20 + [640] * 20, (0.0, -1.0)),
     ],
 )
 def test_photos_are_read_so_that_objects_fall_on_levels(sides, expected):

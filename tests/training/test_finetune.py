@@ -16,6 +16,7 @@ from sharpmask.coco.reader import read_coco
 from sharpmask.data.level_scenes import LevelSceneDataset
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import build, load, save
+from sharpmask.pyramid_geometry import READINGS as DEFAULT_READINGS
 from sharpmask.training import finetune as module
 from sharpmask.training.before_after import Measure, proposals_for
 from sharpmask.training.finetune import finetune
@@ -24,7 +25,7 @@ from sharpmask.training.tuning import fitted, limit_of, split, tuning
 from synthetic_cells import write_cells
 
 PHOTOS = 5
-READINGS = (2.0, 1.5)
+READINGS = (2.0, 1.0)
 """Sides of 12 to 16 px ask for so many octaves to have the finest level's 46 px."""
 
 
@@ -69,7 +70,7 @@ def test_a_run_leaves_a_model_that_reads_photos_at_the_sizes_of_the_data(tuned, 
     assert [m.name for m in result.measures] == [
         "before, at its own sizes", "before, at the sizes of the data", "after"
     ]  # fmt: skip
-    assert [m.readings for m in result.measures] == [(0.5, 0.0), READINGS, READINGS]
+    assert [m.readings for m in result.measures] == [DEFAULT_READINGS, READINGS, READINGS]
     assert any("2 steps of " in line for line in said)
     with Image.open(output / "before_after.png") as picture:
         assert picture.width == 2 * 96 + 8
@@ -222,12 +223,12 @@ def test_objects_below_the_limit_are_not_learned_and_not_background(cells):
         max(a.where[2] - a.where[0], a.where[3] - a.where[1]) for a in file.images[0].annotations
     ]
     limit = 4 * float(np.median(sides))
-    data = dataset_of([file], cells / "images", below_limit=limit_of(limit, (2.0, 1.5)))
+    data = dataset_of([file], cells / "images", below_limit=limit_of(limit, READINGS))
     learned = sum(4 * side >= limit for side in sides)
     assert 0 < learned < len(sides)
     assert len(data.images[0].instances) == learned
     assert len(data.images[0].crowds) == len(sides) - learned
-    everything = dataset_of([file], cells / "images", below_limit=limit_of(0, (2.0, 1.5)))
+    everything = dataset_of([file], cells / "images", below_limit=limit_of(0, READINGS))
     assert len(everything.images[0].instances) == len(sides)
 
 

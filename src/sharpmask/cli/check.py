@@ -30,7 +30,7 @@ from sharpmask.pyramid_geometry import PyramidGeometry
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EXAMPLES = 3
-NEAR_OCTAVES = 0.25
+NEAR_OCTAVES = 0.5
 """An object is fitted by a level that is so near to its size."""
 
 

@@ -43,11 +43,10 @@ def fitting_readings(
 ) -> tuple[float, ...]:
     """Octaves at which photos are to be read so that objects have the sizes of the levels.
 
-    The model's own, if they fit most objects. Else readings come in pairs half an octave apart, so
-    that sizes from the finest level's to the coarsest one's are met in half octaves. The first pair
-    enlarges the small objects to the finest level; further pairs, each of photos half as large,
-    follow while objects are beyond the coarsest level. The smallest and largest 5 % of the objects
-    ask for no reading of their own.
+    The model's own, if they fit most objects. Else the first reading enlarges the small objects to
+    the finest level; the second, of photos half as large, looks at all but the smallest once more;
+    others, each half as large, follow while objects are beyond the coarsest level. The smallest and
+    largest 5 % of the objects ask for no reading of their own.
 
     Args:
         images: Of the data set.
@@ -68,10 +67,10 @@ def fitting_readings(
     read_sides = [max(i.size) * reduction_of(i.size, longest) for i in images]
     limit = np.floor(2 * np.log2(LARGEST_READING / max(read_sides))) / 2
     first = float(min(halves[len(halves) - 1 - spared], limit))
-    readings = [first, first - 0.5]
+    readings = [first, first - 1]
     span = geometry.num_levels - 1
     while halves[spared] < readings[-1] - span:
-        readings += [readings[-1] - 0.5, readings[-1] - 1]
+        readings.append(readings[-1] - 1)
     return tuple(readings)
 
 
