@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from machine import RESULTS
-from paper_claims import ROWS, learns, run_folder
+from paper_claims import ROWS, run_folder
 
 TERMS = {"mask_loss": "mask loss", "score_loss": "score loss"}
 SMOOTHED = 10
@@ -36,7 +36,7 @@ def draw_losses(runs: Path) -> None:
     panels = figure.subplots(1, len(TERMS))
     for row in ROWS:
         metrics = run_folder(row, runs) / "metrics.jsonl"
-        if not (learns(row) and "pyramid" not in row.name and metrics.exists()):
+        if not (row.trained and "pyramid" not in row.name and metrics.exists()):
             continue
         lines = [json.loads(line) for line in metrics.read_text().splitlines()]
         for axes, term in zip(panels, TERMS, strict=True):

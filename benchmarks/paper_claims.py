@@ -1,11 +1,12 @@
 """The papers' comparisons, at small scale: heads, refinement, ablations, all at one budget.
 
 Trained rows have the YOLOX-Nano trunk, start from its file trained on COCO's boxes and see the same
-number of scenes with the same seed; refinements stand on the head C trained here. The concatenated
-form is the refactored row's model, its weights rewritten. The feature pyramid learns all at once,
-for as much processor time as head C and the refinement on it take together. Rows with the published
-trunks (VGG-A, ResNet-50) have random weights: they show size, work and time. Ranking is the
-paper's: by score alone, masks cut at .2 (the pyramid's at its own threshold).
+number of scenes with the same seed; refinements stand on the head C trained here. The feature
+pyramid learns all at once, for as much processor time as head C and the refinement on it take
+together. Other rows have random weights: they show size, work and time. Those are the published
+trunks (VGG-A, ResNet-50), and the concatenated form, which computes the same as the refactored one
+(tests/models). Ranking is the paper's: by score alone, masks cut at .2 (the pyramid's at its own
+threshold).
 
     python benchmarks/paper_claims.py --train ANN.json --val ANN.json --images DIR --init FILE \
         --runs DIR
@@ -47,7 +48,7 @@ from sharpmask.models.pretrained import (
     read_metadata,
 )
 from sharpmask.models.pyramid import SharpMaskPyramid
-from sharpmask.models.sharpmask import SharpMask, convert_form
+from sharpmask.models.sharpmask import SharpMask
 from sharpmask.training.origin import MODEL
 from sharpmask.training.pyramid_stage import fit_pyramid, pyramid
 from sharpmask.training.recipes import RECIPES, Recipe
@@ -80,7 +81,6 @@ def sharpmask(backbone: str, **options: Any) -> dict[str, Any]:
 
 
 FIRST = "YOLOX-Nano, head C"
-REFACTORED = "YOLOX-Nano, SharpMask, k = 32"
 REFINEMENTS: dict[str, dict[str, Any]] = {
     "SharpMask, k = 32": {},
     "SharpMask, k = 16": {"mask_channels": 16, "skip_channels": 16},
@@ -102,7 +102,7 @@ ROWS = (
     Row("YOLOX-Nano, original head", deepmask("yolox_nano", "original"), trained=True),
     *(Row(f"YOLOX-Nano, head {h.upper()}", deepmask("yolox_nano", h), trained=True) for h in "abc"),
     *(
-        Row(f"YOLOX-Nano, {name}", sharpmask("yolox_nano", **options), trained=True)
+        Row(f"YOLOX-Nano, {name}", sharpmask("yolox_nano", **options), "form" not in options)
         for name, options in (REFINEMENTS | ABLATIONS).items()
     ),
     Row("YOLOX-Nano, feature pyramid", {"model": "pyramid", "trunk": "yolox_nano"}, trained=True),
@@ -124,7 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load_coco(arguments.train, arguments.images)
     for row in ROWS:
-        if learns(row):
+        if row.trained:
             train_row(
                 row, data, init=arguments.init, runs=arguments.runs, steps=arguments.steps,
                 device=arguments.device, workers=arguments.workers,
@@ -137,15 +137,17 @@ def main() -> None:
     spread = np.linspace(0, len(images) - 1, arguments.photos or len(images)).astype(int)
     truth = replace(truth, images=tuple(images[k] for k in spread))
     table: dict[str, dict[str, Any]] = {row.name: {} for row in ROWS}
-    for row in ROWS:
-        if row.trained:
-            measured = run_folder(row, arguments.runs) / f"measured-{len(truth.images)}.json"
-            if not measured.exists():
-                model = trained(row, arguments.runs)
-                figures = measure(model, validation, truth, arguments.images, arguments.device)
-                write_json(measured, figures)
-            table[row.name] |= json.loads(measured.read_text())
-            print(row.name, table[row.name], flush=True)
+    for row in filter(lambda row: row.trained, ROWS):
+        if not finished(row, arguments.runs):
+            print(f"{row.name}: not trained; its recall is left out", flush=True)
+            continue
+        measured = run_folder(row, arguments.runs) / f"measured-{len(truth.images)}.json"
+        if not measured.exists():
+            model = load(run_folder(row, arguments.runs))
+            figures = measure(model, validation, truth, arguments.images, arguments.device)
+            write_json(measured, figures)
+        table[row.name] |= json.loads(measured.read_text())
+        print(row.name, table[row.name], flush=True)
     for row in ROWS:
         table[row.name] |= describe(untrained(row))
     for name, ratio in relative_times().items():
@@ -213,11 +215,6 @@ def relative_times() -> dict[str, float]:
     return {name: median / medians[REFERENCE] for name, median in medians.items()}
 
 
-def learns(row: Row) -> bool:
-    """Whether a row has a run of its own."""
-    return row.trained and row.architecture.get("form") != "concatenated"
-
-
 def recipe_of(row: Row, steps: int) -> Recipe:
     """The row's stage of training, ``steps`` long."""
     if row.architecture["model"] == "pyramid":
@@ -245,7 +242,7 @@ def train_row(
     Refinements need the finished run of ``FIRST`` beside theirs.
 
     Raises:
-        ValueError: The folder holds a run of another recipe.
+        ValueError: The folder holds a run of another recipe, or ``FIRST`` is missing.
         Stopped: After Ctrl-C or SIGTERM, when the state is saved.
     """
     recipe, output = recipe_of(row, steps), run_folder(row, runs)
@@ -265,7 +262,9 @@ def train_row(
         return
     if isinstance(model, SharpMask):
         first = next(row for row in ROWS if row.name == FIRST)
-        model.deepmask.load_state_dict(trained(first, runs).state_dict())
+        if not finished(first, runs):
+            raise ValueError(f"{run_folder(first, runs)}: no finished run of {FIRST!r}")
+        model.deepmask.load_state_dict(load(run_folder(first, runs)).state_dict())
     else:
         load_backbone(model.backbone, init)
     train_stage(model, validation=None, **common)
@@ -278,23 +277,6 @@ def finished(row: Row, runs: Path) -> bool:
         return False
     steps = read_metadata(folder)["steps"]
     return bool(steps["done"] == steps["of"])
-
-
-def trained(row: Row, runs: Path) -> Model:
-    """The model that a row's finished run left.
-
-    Raises:
-        ValueError: The run is missing or not finished.
-    """
-    if row.architecture.get("form") == "concatenated":
-        refactored = next(row for row in ROWS if row.name == REFACTORED)
-        model = untrained(row)
-        state = convert_form(trained(refactored, runs).state_dict(), "concatenated")
-        model.load_state_dict(state)
-        return model
-    if not finished(row, runs):
-        raise ValueError(f"{run_folder(row, runs)}: no finished run of {row.name!r}")
-    return load(run_folder(row, runs))
 
 
 def measure(
