@@ -28,7 +28,7 @@ def main() -> None:
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
 
     with FlopCounterMode(display=False) as counter:
-        levels = list(proposer.levels(image))
+        levels = proposer.levels(image)
     operations = counter.get_total_flops()
     numbers, cells, _ = proposer.select([level.scores for level in levels], WINDOWS)
 
@@ -45,7 +45,7 @@ def main() -> None:
     rates, dense, refinement = [], [], []
     for _ in range(5):
         rates.append(sgemm_rate())
-        dense.append(time_it(lambda: list(proposer.levels(image)), repeats=1)["median_s"])
+        dense.append(time_it(lambda: proposer.levels(image), repeats=1)["median_s"])
         refinement.append(time_it(refine, repeats=1)["median_s"])
         time.sleep(0.1)
     rate, dense_s, refine_s = (float(np.median(v)) for v in (rates, dense, refinement))

@@ -11,8 +11,8 @@ import numpy as np
 from sharpmask.geometry import SHARPMASK_GEOMETRY, Aim, PatchGeometry, Pyramids, octaves_of
 from sharpmask.shapes import Float, Int
 
-READINGS = (0.5, 0.0)
-"""Octaves at which a photo is read: levels are an octave apart, two readings give half octaves."""
+READINGS = (0.4, -0.6)
+"""Octaves at which a photo is read, chosen by recall and time (docs/log.md)."""
 NUM_CANDIDATES = 120
 """Masks decoded for 100 proposals of a pyramid, chosen by recall (docs/log.md)."""
 

@@ -27,7 +27,7 @@ def test_proposals_are_ranked_masks_in_windows_on_the_photo(model, photo):
 
 @pytest.mark.parametrize("octave", [0.0, -0.5, 0.5])
 def test_only_cells_on_the_photo_are_scored(model, photo, octave):
-    levels = list(Proposer(model, scales=[octave]).levels(photo))
+    levels = Proposer(model, scales=[octave]).levels(photo)
     assert [level.index for level in levels] == [0, 1, 2, 3]
     size = tuple(int(2**octave * side + 0.5) for side in (150, 211))
     for level in levels:
@@ -46,9 +46,20 @@ def test_what_fills_a_photo_up_is_grey_and_on_its_far_ends(model, photo):
     np.testing.assert_array_equal(filled[:150, :211], photo)
 
 
-def test_two_readings_half_an_octave_apart_are_the_default(model):
-    assert Proposer(model).octaves == (0.5, 0.0)
-    assert Proposer(model, scales="fast").octaves == (0.0, -0.5)
+def test_two_readings_an_octave_apart_are_the_default(model):
+    first, second = Proposer(model).octaves
+    assert first == second + 1
+    fast = Proposer(model, scales="fast").octaves
+    np.testing.assert_allclose(fast, (first - 0.5, second - 0.5))
+
+
+def test_what_is_read_at_the_same_time_is_as_if_read_in_turn(model, photo):
+    proposer = Proposer(model, scales=[0.5, 0.0, -0.5])
+    at_once = proposer(photo)
+    proposer.at_once = 1
+    in_turn = proposer(photo)
+    assert at_once.rles() == in_turn.rles()
+    np.testing.assert_array_equal(at_once.scores, in_turn.scores)
 
 
 def test_each_mask_is_decoded_from_the_cell_that_was_scored(model, photo):
@@ -57,7 +68,7 @@ def test_each_mask_is_decoded_from_the_cell_that_was_scored(model, photo):
         model, num_proposals=40, quality_exponent=0, suppression=1, mask_threshold=0.01
     )
     found = proposer(photo)
-    levels = list(proposer.levels(photo))
+    levels = proposer.levels(photo)
     singles = []
     for level in levels:
         for row, column in np.ndindex(*level.scores.shape):

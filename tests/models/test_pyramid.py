@@ -10,8 +10,8 @@ from sharpmask.models.pyramid import (
     LEVELS,
     PyramidFeatures,
     build_pyramid,
-    double,
 )
+from sharpmask.models.pyramid_layers import double
 from sharpmask.models.quads import samples_of
 from sharpmask.models.yolox import MAP_STRIDES
 from tolerances import DOUBLE

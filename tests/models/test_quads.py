@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sharpmask.models.pyramid import double
+from sharpmask.models.pyramid_layers import double
 from sharpmask.models.quads import double_and_mix, mix_each, quads_of, samples_of
 from tolerances import DOUBLE
 

@@ -218,7 +218,7 @@ def test_score_maps_of_a_whole_image_equal_fairs():
     golden = np.load(FAIR / "tiny" / "golden_image_sharpmask.npz")
     model = convert_torch7(FAIR / "tiny" / "sharpmask" / "model.t7").eval()
     image = np.asarray(Image.open(FAIR / "tiny" / "image_150x200.png").convert("RGB"))
-    levels = list(Torch7Proposer(model, device="cpu").levels(image))
+    levels = Torch7Proposer(model, device="cpu").levels(image)
     assert len(levels) == len(golden["scales"]) == 7
     for number, level in enumerate(levels, 1):
         assert level.scaled_size == golden[f"pyramid_s{number}"].shape[1:]
@@ -233,7 +233,7 @@ def test_proposals_equal_fairs_once_its_lost_cell_is_lost_too(kind):
     model = convert_torch7(FAIR / "tiny" / kind / "model.t7")
     image = np.asarray(Image.open(FAIR / "tiny" / "image_150x200.png").convert("RGB"))
     proposer = Torch7Proposer(model, num_proposals=10, device="cpu")
-    levels = list(proposer.levels(image))
+    levels = proposer.levels(image)
     numbers, cells, scores = proposer.select([level.scores for level in levels], 10)
     assert_agrees(torch.sigmoid(torch.from_numpy(scores)), golden["topScores"][:, 0])
     np.testing.assert_array_equal(numbers + 1, golden["topScores"][:, 1])

@@ -5,17 +5,19 @@ masks are decoded for those alone, from features that were computed once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from sharpmask import defaults
 from sharpmask.engines.load import EngineName, engine_of
-from sharpmask.engines.protocol import Engine
+from sharpmask.engines.protocol import Engine, ScoreMaps
+from sharpmask.engines.threads import cores
 from sharpmask.geometry import GREY, octaves_of
 from sharpmask.images import ImageError, PhotoLike, read_image
 from sharpmask.inference.batch import find_in_each
@@ -29,6 +31,8 @@ if TYPE_CHECKING:  # engines need no torch
 
 POOL = 1000
 """Best windows of a photo among which ``apart_first`` spreads the ones that are decoded."""
+AT_ONCE = 2
+"""Scales of a photo that are read at the same time: while one waits for memory the other adds."""
 
 GivenPhoto = TypeVar("GivenPhoto", bound=PhotoLike)
 
@@ -107,6 +111,7 @@ class Proposer:
         self.suppression = suppression
         self.clean = clean
         self.image_size = image_size
+        self.at_once = min(AT_ONCE, len(self.octaves), cores())
 
     def map(
         self, photos: Iterable[GivenPhoto]
@@ -145,7 +150,7 @@ class Proposer:
             ImageError: It cannot be read.
         """
         pixels = read_image(image)
-        levels = list(self.levels(pixels))
+        levels = self.levels(pixels)
         return ReadPhoto(
             pixels, levels, self.engine, self.mask_threshold, self.quality_exponent, self.clean,
             partial(self._propose, pixels, levels),
@@ -176,16 +181,26 @@ class Proposer:
         scores[distinct:] *= scores[:distinct].min(initial=1)
         return replace(proposals, scores=scores)
 
-    def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> Iterator[Level]:
+    def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Level]:
         """The pyramid of a photo, each scale read and scored."""
         longest = max(image.shape[:2])
         reduction = min(0.0, float(np.log2(self.image_size / longest)))
-        for reading, octave in enumerate(self.octaves):
-            size = self.engine.geometry.scaled_size(image.shape[:2], octave + reduction)
-            maps, features = self.engine.encode(self.scale(image, size))
+        geometry = self.engine.geometry
+        sizes = [
+            geometry.scaled_size(image.shape[:2], octave + reduction) for octave in self.octaves
+        ]
+
+        def encode(size: tuple[int, int]) -> tuple[ScoreMaps, Any]:
+            return self.engine.encode(self.scale(image, size))
+
+        with ThreadPoolExecutor(self.at_once) as threads:
+            encoded = list(threads.map(encode, sizes))
+        levels = []
+        for reading, (size, (maps, features)) in enumerate(zip(sizes, encoded, strict=True)):
             for index, scores in enumerate(maps):
-                rows, columns = self.engine.geometry.inside(index, size)
-                yield Level(reading, size, features, index, scores[:rows, :columns])
+                rows, columns = geometry.inside(index, size)
+                levels.append(Level(reading, size, features, index, scores[:rows, :columns]))
+        return levels
 
     def scale(
         self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
