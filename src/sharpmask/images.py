@@ -1,6 +1,7 @@
 """Pictures in and out: the only file of the package that opens or writes one by its name."""
 
 import io
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable
 from os import PathLike
@@ -177,11 +178,13 @@ def _list_folder(folder: Path, report: Callable[[str], object]) -> list[Path]:
 
 def _read_file(path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        if path.is_dir():
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last: of a NUL
+            raise ImageError(f"{path}: no such file; check the name") from error
+        if stat.S_ISDIR(mode):
             raise ImageError(f"{path}: is a directory; name the pictures in it")
-        if not path.exists():
-            raise ImageError(f"{path}: no such file; check the name")
-        if not path.is_file():  # a pipe would block, a device may never end
+        if not stat.S_ISREG(mode):  # a pipe would block, a device may never end
             raise ImageError(f"{path}: is not a regular file; save the picture to one")
         with path.open("rb") as file:
             return read_stream(file, str(path), max_pixels=max_pixels)

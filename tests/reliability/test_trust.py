@@ -159,8 +159,11 @@ def is_permissive(licence):
 
 
 def requirements(name, seen):
-    """The distributions that an installation with all extras brings."""
-    if name in seen:
+    """The distributions that an installation with all extras brings.
+
+    Without NVIDIA's own libraries, which PyTorch's build for NVIDIA GPUs adds.
+    """
+    if name in seen or name.startswith(("cuda-", "nvidia-")):
         return
     try:
         distribution = importlib.metadata.distribution(name)

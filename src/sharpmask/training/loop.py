@@ -1,5 +1,6 @@
 """One loop for every network: ``fit``."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -170,6 +171,8 @@ def loader(
         batch_sampler=StepBatches(recipe, start, fabric.global_rank, fabric.world_size),
         collate_fn=collate,
         num_workers=workers,
+        # Python 3.14 would start them by a server, which a signal to the group ends.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         worker_init_fn=ignore_signals,
         prefetch_factor=4 if workers else None,
     )
