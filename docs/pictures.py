@@ -17,7 +17,7 @@ from sharpmask.selection import Selection
 
 DOCS = Path(__file__).parent
 HEIGHT = 300
-KEPT = Selection(min_score=0.3, min_area="1%", parts=False, no_overlap=True)
+KEPT = Selection(min_score=0.3, min_area="1%", max_area="30%", parts=False, no_overlap=True)
 """As the tutorial keeps masks."""
 POINT, BOX = (240, 150), (320, 220, 410, 330)
 """What the tutorial asks for."""

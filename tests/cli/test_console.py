@@ -70,7 +70,9 @@ def test_a_failure_to_complain_is_silent(monkeypatch):
     ("error", "status", "said"),
     [
         (ValueError("a.json: bad; mend it"), 2, "sharpmask: a.json: bad; mend it"),
-        (OSError(28, "No space left on device", "x"), 2, "sharpmask: [Errno 28] No space left"),
+        (OSError(28, "No space left on device", "x"), 2, "sharpmask: x: No space left on device"),
+        (OSError(2, "No such file", "x"), 2, "sharpmask: x: no such file; check the name"),
+        (OSError(28, "No space left on device"), 2, "sharpmask: [Errno 28] No space left"),
         (KeyboardInterrupt(), 130, "sharpmask: interrupted"),
         (KeyboardInterrupt("saved"), 130, "sharpmask: saved"),
         (typer.Exit(7), 7, ""),

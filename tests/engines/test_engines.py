@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -244,6 +245,20 @@ def test_compare_with_other_weights_raises(engine):
     other = TorchEngine(model, torch.device("cpu"))
     with pytest.raises(ValueError, match=rf"{tested.name}: logits differ from torch's by 0\.01"):
         compare(tested, other)
+
+
+@pytest.mark.parametrize(("logit", "refused"), [(0, True), (100, False)])
+def test_compare_of_large_logits_allows_their_rounding(logit, refused):
+    engines = []
+    for shift in (0, 0.002):
+        model = thinnest()
+        with torch.no_grad():
+            head = getattr(model, "deepmask", model).head.score_head[-1]
+            head.bias.fill_(logit + shift)
+            head.weight.zero_()
+        engines.append(TorchEngine(model, torch.device("cpu")))
+    with pytest.raises(ValueError, match="logits differ") if refused else nullcontext():
+        compare(*engines)
 
 
 @pytest.mark.slow

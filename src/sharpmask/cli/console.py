@@ -185,13 +185,22 @@ def clear_errors() -> Iterator[None]:
         with _terminable():
             yield
     except (ValueError, OSError) as error:
-        complain(error)
+        complain(_with_file(error))
         raise typer.Exit(2) from None
     except KeyboardInterrupt as interrupt:
         complain(str(interrupt) or "interrupted")
         raise typer.Exit(128 + getattr(interrupt, "signal", signal.SIGINT)) from None
     if _failed:
         raise typer.Exit(1)
+
+
+def _with_file(error: ValueError | OSError) -> str:
+    """What an error says; the system's own begin with the file, as ours do."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    missing = isinstance(error, FileNotFoundError)
+    reason = "no such file; check the name" if missing else error.strerror
+    return f"{error.filename}: {reason}"
 
 
 @contextmanager

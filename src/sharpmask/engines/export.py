@@ -28,7 +28,7 @@ from sharpmask.models.pretrained import Model
 from sharpmask.models.window_net import weights_fingerprint
 
 LOGIT_TOLERANCE = 1e-3
-"""How far an exported model's logits may be from torch's."""
+"""How far an exported model's logits may be from torch's, where none exceeds 10."""
 
 
 def export(model: Model, folder: Path, runtime: Runtime) -> ExportedEngine:
@@ -106,12 +106,14 @@ def compare(engine: ExportedEngine, reference: TorchEngine) -> None:
         (reference.decode(expected_features, cells), engine.decode(features, cells)),
         *zip(reference.region_maps(expected_features), engine.region_maps(features), strict=True),
     ]
-    difference = max(np.abs(first - second).max() for first, second in pairs)
-    if not difference < LOGIT_TOLERANCE:
-        raise ValueError(
-            f"{engine.name}: logits differ from torch's by {difference:.2g}, allowed are "
-            f"{LOGIT_TOLERANCE}; try another version of {engine.name}, or the engine torch"
-        )
+    for first, second in pairs:
+        difference = np.abs(first - second).max()
+        allowed = LOGIT_TOLERANCE * max(1.0, np.abs(first).max() / 10)  # rounding grows with them
+        if not difference < allowed:
+            raise ValueError(
+                f"{engine.name}: logits differ from torch's by {difference:.3g}, allowed are "
+                f"{allowed:.3g}; try another version of {engine.name}, or the engine torch"
+            )
 
 
 def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Path) -> None:
@@ -139,7 +141,8 @@ def write_onnx(network: Encoder | Decoder, inputs: tuple[Tensor, ...], path: Pat
         shapes = ({0: free}, tuple(dict.fromkeys(free_sides(x), free) for x in inputs[1:]))
         input_names, output_names = ["cells", *feature_names(len(inputs) - 1)], ["masks"]
     file = path.with_suffix(".onnx")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    for name in ("torch.onnx", "onnxscript"):  # one misses torchvision, one tells what it leaves
+        logging.getLogger(name).setLevel(logging.ERROR)
     torch.onnx.export(
         network,
         inputs,
