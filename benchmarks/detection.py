@@ -57,6 +57,8 @@ SEARCHED = 4
 """Of so many validation photos one is looked at by selective search."""
 EXAMPLES = (5, 20, 100)
 """Objects of each category to learn from."""
+SCALES = "0.5,0"
+"""Names need more detail than masks: see docs/log.md."""
 NAMES: dict[Kind, str] = {"fast-rcnn": "Fast R-CNN", "rcnn": "R-CNN"}
 
 
@@ -126,7 +128,7 @@ def main() -> None:
     validation = load_coco(arguments.val, arguments.images)
     numbers = frequent_categories(data, MIN_OBJECTS)
     categories = chosen_categories(data, numbers)
-    proposing = Proposing(num_proposals=max(COUNTS))
+    proposing = Proposing(num_proposals=max(COUNTS), scales=SCALES)
     proposer = proposing.proposer("cpu", streams_for(len(data.images)))
     vectors = remembered(
         KeptVectors(proposer, source_fingerprint(proposing.weights), work / "vectors")

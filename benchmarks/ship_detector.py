@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from detection import SCALES
 from machine import RESULTS
 from sharpmask import defaults
 from sharpmask.detection.files import load_head, save_head
@@ -25,7 +26,7 @@ def main() -> None:
     head = load_head(arguments.trained)
     content = json.loads((RESULTS / "detection.json").read_text())
     metadata = {
-        "proposals": Proposing().note(),
+        "proposals": Proposing(scales=SCALES).note(),
         "data": {"photos": content["photos"], "source": arguments.data},
         "parameters": sum(array.size for array in head.arrays.values()),
         "licence": "Apache-2.0; see NOTICE",
