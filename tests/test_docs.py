@@ -46,7 +46,9 @@ GENERATED = re.compile(r"<!-- \[\[\[cog.*?\[\[\[end\]\]\] -->", re.DOTALL)
 """What a program copied into a page."""
 HOLDS = {
     "README.md": "len(proposals) == 100 and best.mask.shape == (400, 600) and 0 < len(good) < 100",
-    "docs/tutorial.md": "cup.mask[150, 240] and spoon.area > 2000 and len(content['annotations']) == 2",
+    "docs/tutorial.md": (
+        "cup.mask[150, 240] and spoon.area > 2000 and len(content['annotations']) == 2"
+    ),
 }
 """What must hold after a page's Python."""
 

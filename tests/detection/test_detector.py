@@ -49,6 +49,14 @@ def test_each_category_drops_its_own_repeats():
     }
 
 
+def test_detections_print_as_one_short_line():
+    found = best([[0.9, 0.2], [0.8, 0.7], [0.001, 0.6]], WHERE)
+    height, width = PHOTO.shape[:2]
+    size = f"{height} x {width}"
+    assert repr(found) == f"<Detections: 3 objects of a photo {size}, best: cat 0.90>"
+    assert repr(found[:0]) == f"<Detections: 0 objects of a photo {size}>"
+
+
 def test_a_doubtful_proposal_makes_a_doubtful_detection():
     where = regions((0, 0, 10, 10), (20, 20, 40, 35), scores=[0.25, 1])
     found = best([[0.9, 0], [0, 0.6]], where)

@@ -48,6 +48,11 @@ class Detections:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        best = f", best: {self.names[0]} {self.scores[0]:.2f}" if len(self) else ""
+        return f"<Detections: {len(self)} objects of a photo {height} x {width}{best}>"
+
     def __getitem__(
         self, index: slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]
     ) -> "Detections":
