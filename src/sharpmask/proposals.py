@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import supervision
 
 MAX_DRAWN = 4096
-DRAWN_SHARE = 0.25
+DRAWN_SHARE = 0.3
 """Of the best score, what a mask needs to be drawn."""
 CHUNK = 64
 """Masks pasted, cleaned and compared at once: bounds memory, larger is no faster."""
