@@ -33,8 +33,6 @@ from s3_server import ADDRESS, Store, s3_server  # type: ignore[import-not-found
 
 COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"
 COMMAND = [sys.executable, "-m", "sharpmask"]
-ROUNDS = 2
-"""Both commands take turns, so that a busy moment of the machine falls on both."""
 FEW = 32
 """Photos of a run that mostly starts."""
 EQUAL = os.environ | {"RAY_worker_niceness": "0"}
@@ -61,14 +59,13 @@ def seconds(*arguments: str) -> float:
 
 
 def throughput(photos: int, folder: Path) -> dict[str, Any]:
-    """Small photos by a folder run and by a run on local Ray, in turn.
+    """Small photos by a folder run, then the same by a run on local Ray.
 
     A run of few photos tells what the start takes.
     """
-    sizes = [FEW, *[photos // ROUNDS] * ROUNDS]
-    contents = crops(sum(sizes), 160, 120)
+    contents = crops(FEW + photos, 160, 120)
     rows = []
-    for turn, size in enumerate(sizes):
+    for turn, size in enumerate((FEW, photos)):
         source = folder / f"photos-{turn}"
         source.mkdir()
         for number in range(size):
@@ -77,19 +74,18 @@ def throughput(photos: int, folder: Path) -> dict[str, Any]:
             "folder": ["propose", f"{source}", "--output", f"{folder}/one-{turn}", "--no-overlay"],
             "ray": ["batch", f"{source}", "--output", f"{folder}/ray-{turn}", "--part-size", "16"],
         }
-        names = list(commands) if turn % 2 else list(commands)[::-1]
         row: dict[str, float] = {"photos": size}
-        row |= {f"{name}_s": seconds(*commands[name], "--quiet") for name in names}
+        row |= {f"{name}_s": seconds(*command, "--quiet") for name, command in commands.items()}
         rows.append(row)
         print(row, file=sys.stderr)
-    few, *many = rows
-    whole = {name: sum(row[name] for row in many) for name in ("folder_s", "ray_s")}
-    steady = {name: whole[name] - ROUNDS * few[name] for name in whole}
+    few, many = rows
+    steady = {name: many[name] - few[name] for name in ("folder_s", "ray_s")}
     return {
-        "config": f"{sum(sizes[1:])} photos of 160x120 in {ROUNDS} turns",
+        "config": f"{photos} photos of 160x120",
         "rounds": rows,
-        **whole,
-        "ratio": whole["folder_s"] / whole["ray_s"],
+        "folder_s": many["folder_s"],
+        "ray_s": many["ray_s"],
+        "ratio": many["folder_s"] / many["ray_s"],
         "ratio_without_start": steady["folder_s"] / steady["ray_s"],
     }
 

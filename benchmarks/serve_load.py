@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -61,7 +61,8 @@ class Server:
                 if line.startswith("VmRSS"):
                     found += int(line.split()[1]) / 1024
             for task in (folder / "task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
+                with suppress(FileNotFoundError):  # a thread that has ended meanwhile
+                    pids += map(int, (task / "children").read_text().split())
         return found
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -144,13 +144,17 @@ def start_openvino(path: Path, streams: int, *, bfloat16: bool) -> Run:
         # Each of several processes would bind its threads to the same first cores.
         settings["ENABLE_CPU_PINNING"] = False
     compiled = compiled_by(openvino_core(), path, settings)
-    thread = threading.local()
+    idle: deque[Any] = deque()  # threads come and go; requests are used again
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
-        if not hasattr(thread, "request"):
-            thread.request = compiled.create_infer_request()
-        outputs = thread.request.infer(list(inputs), share_inputs=True)
-        return [outputs[index] for index in range(len(compiled.outputs))]
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        outputs = request.infer(list(inputs), share_inputs=True)
+        results = [outputs[index] for index in range(len(compiled.outputs))]
+        idle.append(request)
+        return results
 
     return run
 
