@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sharpmask
@@ -15,7 +16,7 @@ from serve.browser import (
     work_by_keys_alone,
 )
 from serve.conftest import SQUARES, make_photo, png
-from sharpmask.masks import rle_iou
+from sharpmask.masks import encode, rle_iou
 from sharpmask.serve.page import RUNTIME_FILES, build_page, fetch_runtime
 
 COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"
@@ -58,6 +59,28 @@ def site(runtime, tmp_path_factory):
 def test_a_model_without_a_feature_pyramid_is_refused(runtime, tmp_path):
     with pytest.raises(ValueError, match="runs models with a feature pyramid alone"):
         build_page(str(thin_file(tmp_path)), tmp_path / "site", runtime=runtime)
+
+
+@pytest.mark.real  # a browser
+def test_a_mask_anywhere_on_the_photo_has_the_runs_of_coco():
+    """Rectangles of noise, also at the photo's edges, against hotcoco's RLE."""
+    rng = np.random.default_rng(0)
+    height, width = 5, 6
+    static = Path(sharpmask.__file__).parent / "serve" / "static"
+    with chromium() as browser, static_host(static) as address:
+        page = Visit(browser, address).page
+        for _ in range(60):
+            top, left = rng.integers(0, (height, width))
+            bits = rng.integers(0, 2, (rng.integers(1, height - top + 1),
+                                       rng.integers(1, width - left + 1)))  # fmt: skip
+            mask = np.zeros((height, width), np.uint8)
+            mask[top : top + len(bits), left : left + len(bits[0])] = bits
+            given = [bits.ravel(), *bits.shape[::-1], left, top, (height, width)]
+            found = page.evaluate(
+                "async (given) => (await import('./masks.js')).Mask.ofBits(...given).rle",
+                [np.asarray(each).tolist() for each in given],
+            )
+            assert found == encode(mask, (height, width), 0, 0)
 
 
 @pytest.mark.real  # exports the default model, runs it in a browser
@@ -103,7 +126,10 @@ def test_the_browser_finds_the_masks_that_python_finds_and_needs_no_network(site
         for _ in range(21):
             page.keyboard.press("Control+z")
         asked = [expected[-1].alone]
-        for point in ((365, 285), (230, 270), (60, 340), (300, 60), (560, 360), (540, 60)):
+        for point in (
+            (365, 285), (230, 270), (60, 340), (300, 60), (560, 360), (540, 60), (20, 20),
+            (240, 240), (400, 30), (150, 60), (590, 200), (330, 390),
+        ):  # fmt: skip
             x, y = map(round, visit.place(*point, SIZE))
             place = (
                 (x - canvas["x"]) / canvas["width"] * SIZE[1],

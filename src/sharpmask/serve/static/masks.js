@@ -32,8 +32,9 @@ export class Mask {
       for (let y = 0; y < height; y++) {
         if (Boolean(bits[y * width + x]) !== inside) turn(start + y);
       }
-      if (inside && top + height < size[0]) turn(start + height);
+      if (inside && height < size[0]) turn(start + height);
     }
+    if (inside) turn((left + width) * size[0]);
     const total = size[0] * size[1];
     if (last < total || !runs.length) runs.push(total - last);
     return new Mask(size, joined(runs));
