@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sharpmask import defaults
+from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import EngineName, engine_of
 from sharpmask.engines.protocol import Engine, ScoreMaps
 from sharpmask.engines.threads import cores
@@ -111,7 +112,9 @@ class Proposer:
         self.suppression = suppression
         self.clean = clean
         self.image_size = image_size
-        self.at_once = min(AT_ONCE, len(self.octaves), cores())
+        # Torch keeps things for each thread that calls it, and uses all cores by itself.
+        exported = isinstance(self.engine, ExportedEngine)
+        self.at_once = min(AT_ONCE, len(self.octaves), cores()) if exported else 1
 
     def map(
         self, photos: Iterable[GivenPhoto]
@@ -194,7 +197,8 @@ class Proposer:
             return self.engine.encode(self.scale(image, size))
 
         with ThreadPoolExecutor(self.at_once) as threads:
-            encoded = list(threads.map(encode, sizes))
+            in_each = threads.map if self.at_once > 1 else map
+            encoded = list(in_each(encode, sizes))
         levels = []
         for reading, (size, (maps, features)) in enumerate(zip(sizes, encoded, strict=True)):
             for index, scores in enumerate(maps):
