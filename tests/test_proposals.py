@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 
 import sharpmask.proposals
 from sharpmask.polygons import polygons
-from sharpmask.proposals import Proposals
+from sharpmask.proposals import DRAWN_SHARE, Proposals
 
 IMAGE_SIZE = (48, 70)
 
@@ -364,6 +364,7 @@ def test_a_plot_leaves_repeats_out():
 def test_a_plot_leaves_out_what_scores_far_less_than_the_best():
     masks = np.zeros((3, 40, 40), bool)
     masks[0, :10, :10], masks[1, :10, 20:30], masks[2, 20:30, :10] = True, True, True
-    proposals = replace(at_pixels(masks), scores=np.array([0.8, 0.21, 0.19], np.float32))
+    scores = 0.8 * np.array([1, DRAWN_SHARE + 0.01, DRAWN_SHARE - 0.01], np.float32)
+    proposals = replace(at_pixels(masks), scores=scores)
     np.testing.assert_array_equal(proposals.plot(3), proposals[:2].plot(3))
     assert (proposals.plot(3) != proposals.plot(1)).any()
