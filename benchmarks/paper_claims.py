@@ -189,6 +189,7 @@ def proposer(model: Model, num_proposals: int, device: str = "cpu") -> Proposer:
 
 def describe(model: Model) -> dict[str, Any]:
     """Parameters, and the work for one image."""
+    model.requires_grad_(requires_grad=False)  # the counter hooks what could learn
     with FlopCounterMode(display=False) as counter:
         proposer(model, TIMED_PROPOSALS)(PHOTO)
     parameters = list(model.parameters())

@@ -225,21 +225,6 @@ def claims() -> str:
     return table(header, rows)
 
 
-def claims_forms() -> str:
-    """The papers' forms and the pyramid: same trunk, photos and processor time."""
-    header = ["YOLOX-Nano with", "GFLOP", "time", "mask AR@10", "@100", "@1000"]
-    header += ["S", "M", "L", "boundary IoU"]
-    kinds = [*(f"AR@{count}" for count in (10, 100, 1000)), "AR_S", "AR_M", "AR_L"]
-    rows = []
-    for form in ("original head", "head C", "SharpMask, k = 32", "feature pyramid"):
-        row = result("paper_claims")["rows"][f"YOLOX-Nano, {form}"]
-        figures = [f"{100 * row['mask_AR'][kind]:.1f}" for kind in kinds]
-        boundary = f"{100 * row['boundary_iou']:.1f}"
-        cost = [f"{row['gflop']:.0f}", f"{row['relative_time']:.2f}"]
-        rows.append([form, *cost, *figures, boundary])
-    return table(header, rows)
-
-
 def claims_config() -> str:
     """The budget of the comparisons."""
     config = result("paper_claims")["config"]
