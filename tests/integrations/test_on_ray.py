@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from sharpmask.integrations.arrow import Propose, schema
-from sharpmask.integrations.on_ray import WritePart
+from sharpmask.integrations.on_ray import write_if_equal
 from sharpmask.integrations.parts import Run, failures, settings_of
 
 
@@ -27,8 +27,7 @@ def test_part_is_written_and_counted(tmp_path):
     run = Run(str(tmp_path), Fixed(), 5)
     run.add(pa.table({"path": [f"{number}.jpg" for number in range(5)]}))
     (part,) = run.parts()
-    write = WritePart(run.folder, Fixed(), settings_of(Fixed()))
-    assert write({"part": part}) == {"photos": 5, "failed": 2}
+    assert write_if_equal(run.folder, part, Fixed(), settings_of(Fixed())) == (5, 2)
     assert [name for name, _ in failures(run.folder)] == [part.name] * 2
 
 
@@ -36,4 +35,4 @@ def test_part_is_written_and_counted(tmp_path):
 def test_machine_with_another_model_or_version_is_refused(tmp_path, name):
     settings = json.loads(json.dumps(settings_of(Fixed()))) | {name: "other"}
     with pytest.raises(ValueError, match=f"a machine of the cluster has {name} .*, the run other"):
-        WritePart(str(tmp_path), Fixed(), settings)
+        write_if_equal(str(tmp_path), None, Fixed(), settings)

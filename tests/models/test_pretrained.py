@@ -212,6 +212,18 @@ def test_metadata_comes_back_and_anything_of_json_goes(path):
         assert json.loads(file.metadata()["recipe"]) == extra["recipe"]
 
 
+def test_same_content_gives_the_same_bytes(tmp_path):
+    model = build(DEEPMASK)
+    extra = {f"figure {number} \u00e9": number for number in range(20)}
+    files = [tmp_path / f"{number}.safetensors" for number in range(5)]
+    for file in files:
+        save(model, file, metadata=extra)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert read_metadata(files[0]) == {"architecture": DEEPMASK} | extra
+    state = load_file(files[0])
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
 def test_saving_makes_folders_and_leaves_nothing_beside_the_file(tmp_path):
     path = tmp_path / "a" / "b" / "model.safetensors"
     save(build(DEEPMASK), path)

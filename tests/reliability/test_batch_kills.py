@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.reliability, pytest.mark.real]
 
 PHOTOS = 60 if os.environ.get("RELIABILITY") else 20
 SHARPMASK = [sys.executable, "-m", "sharpmask"]
-KINDS = {"actor": "ray::MapWorker", "node": "raylet/raylet", "driver": ""}
+KINDS = {"worker": "ray::write_if_equal", "node": "raylet/raylet", "driver": ""}
 """What is killed, by a part of its command line; the driver is the command itself."""
 
 
@@ -112,14 +112,14 @@ def run_and_kill(command, folder, kind, chance, most):
             if victims and process.poll() is None:
                 os.kill(chance.choice(victims), signal.SIGKILL)
                 kills += 1
-            if kind != "actor":  # what only an actor's run survives
+            if kind != "worker":  # what only a worker's run survives
                 break
         status = process.wait()
     tree.pop(process.pid, None)
     return kills, status, wait_for_end(tree)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("actor", marks=pytest.mark.slow), "node", "driver"])
+@pytest.mark.parametrize("kind", [pytest.param("worker", marks=pytest.mark.slow), "node", "driver"])
 def test_run_whose_process_is_killed_ends_with_each_photo_once(calm, tmp_path, kind, size, note):
     command, expected = calm
     wanted = size(10, 1)

@@ -4,43 +4,43 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
-from sharpmask.engines.threads import cores
+from sharpmask.engines import threads
 from sharpmask.extras import extras_for
 from sharpmask.integrations.arrow import Propose
 from sharpmask.integrations.parts import Part, settings_of, write_part
 
 
-class WritePart:
-    """Writes parts in a process of Ray.
+def write_if_equal(
+    folder: str, part: Part, propose: Propose, settings: dict[str, Any]
+) -> tuple[int, int]:
+    """Write a part in a process of Ray, if this machine computes what the run does.
 
     Args:
         folder: Address of the run's folder.
+        part: What to write.
         propose: Finds the proposals.
         settings: What they are to be made with.
+
+    Returns:
+        How many photos the part has, and how many of them failed.
 
     Raises:
         ValueError: This machine has another model or version than the run.
     """
-
-    def __init__(self, folder: str, propose: Propose, settings: dict[str, Any]) -> None:
-        own = settings_of(propose)
-        for name, wanted in settings.items():
-            if own[name] != wanted:
-                raise ValueError(
-                    f"a machine of the cluster has {name} {own[name]}, the run {wanted}; install "
-                    "the same sharpmask and weights everywhere"
-                )
-        self.folder = folder
-        self.propose = propose
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the part of a row; gives how many photos it has, and how many failed."""
-        found = write_part(self.folder, row["part"], self.propose)
-        return {"photos": len(found), "failed": len(found) - found["error"].null_count}
+    own = settings_of(propose)
+    for name, wanted in settings.items():
+        if own[name] != wanted:
+            raise ValueError(
+                f"a machine of the cluster has {name} {own[name]}, the run {wanted}; install "
+                "the same sharpmask and weights everywhere"
+            )
+    found = write_part(folder, part, propose)
+    return len(found), len(found) - found["error"].null_count
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with extras_for("batch"):
-        import ray.data
-    local = {} if address else {"num_cpus": cores(), "include_dashboard": False}
+        import ray
+    local = {} if address else {"num_cpus": threads.cores(), "include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with _unheard():
@@ -78,9 +78,6 @@ def connected(address: str | None) -> Iterator[None]:
         raise OSError(f"ray {address or ''}: {' '.join(str(error).split())}; try again") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -88,7 +85,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def write_parts(
-    parts: Sequence[Part], folder: str, propose: Propose, *, workers: int | None = None
+    parts: Iterable[Part], folder: str, propose: Propose, *, workers: int | None = None
 ) -> Iterator[tuple[int, int]]:
     """Write parts by processes of the connected cluster.
 
@@ -106,25 +103,25 @@ def write_parts(
     Raises:
         OSError: A part could not be written.
     """
-    import ray.data
+    import ray
     import ray.exceptions
 
     count = propose.cores or 1
-    available = int(ray.cluster_resources().get("CPU", 1) // count)
-    most = max(1, min(workers or available, len(parts)))
-    written = ray.data.from_items(
-        [{"part": part} for part in parts], override_num_blocks=len(parts)
-    ).map(
-        WritePart,
-        fn_constructor_args=(folder, propose, settings_of(propose)),
-        num_cpus=count,
-        num_gpus=1 if propose.device.startswith("cuda") else 0,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, initial_size=most, max_size=most, max_tasks_in_flight_per_actor=1
-        ),
-    )
+    write = ray.remote(
+        num_cpus=count, num_gpus=1 if propose.device.startswith("cuda") else 0, max_retries=-1
+    )(write_if_equal)
+    settings = settings_of(propose)
+    left, running = iter(parts), list[Any]()
     try:
-        for row in written.iter_rows():
-            yield row["photos"], row["failed"]
+        while True:
+            # Twice as many as can run: no core waits for this process.
+            cores = int(ray.cluster_resources().get("CPU", 1))  # machines come and go
+            most = workers or max(1, 2 * cores // count)
+            for part in islice(left, most - len(running)):
+                running.append(write.remote(folder, part, propose, settings))
+            if not running:
+                return
+            done, running = ray.wait(running)
+            yield from ray.get(done)
     except ray.exceptions.RayError as error:
         raise OSError(f"ray: {str(error).strip().splitlines()[-1]}") from None

@@ -19,12 +19,23 @@ def save_atomically(
 ) -> None:
     """Write a safetensors file that is either whole or not there, even when power fails.
 
-    The file that it replaces is kept as ``keep``, if that is given.
+    The file that it replaces is kept as ``keep``, if that is given. The same content gives the same
+    bytes, so that a run which names its model by a hash goes on when the model is saved again.
     """
     # Not save_file: its files are readable by their owner only.
-    content = serialize(tensors, metadata)
+    content = _in_order(serialize(tensors, metadata))
     with replacing_file(path, keep=keep) as file:
         file.write(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: the library writes them in any order."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
