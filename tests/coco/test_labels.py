@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from found_masks import iou, mask_of, solid, write, write_photos
 from sharpmask.coco.labelme_files import labelme_objects
 from sharpmask.coco.labels import read_labels
+from sharpmask.coco.mask_files import mask_objects
 from sharpmask.coco.yolo_files import yolo_objects
 from sharpmask.writers.labelme import LabelmeWriter
 from sharpmask.writers.mask_pngs import MaskWriter
@@ -131,6 +132,39 @@ def test_every_shape_of_labelme_that_has_an_area_is_read(tmp_path):
     assert whole.sum() == 4
 
 
+def labelme_file(path, *shapes, **size):
+    """A file with shapes of some types: kind and points each."""
+    shapes = [{"label": "a", "shape_type": kind, "points": points} for kind, points in shapes]
+    path.write_text(json.dumps({"imageHeight": 60, "imageWidth": 80, "shapes": shapes} | size))
+    return path
+
+
+def test_boxes_of_x_anylabeling_have_four_corners(tmp_path):
+    corners = [[10.0, 20.0], [30.0, 20.0], [30.0, 40.0], [10.0, 40.0]]
+    turned = [[40, 10], [50, 20], [40, 30], [30, 20]]
+    kinds = ("rotation", "quadrilateral", "oriented_rectangle")
+    path = labelme_file(
+        tmp_path / "a.json", ("rectangle", corners), *((kind, turned) for kind in kinds)
+    )
+    _, ((_, (box,)), *others) = labelme_objects(path)
+    assert box == [value for corner in corners for value in corner]
+    assert [ring for _, (ring,) in others] == [[40, 10, 50, 20, 40, 30, 30, 20]] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "size", "problem"),
+    [
+        ("cuboid", [[1, 1]], {}, "a shape is of the type 'cuboid', which is not read"),
+        ("polygon", [[1, None]], {}, "a shape is malformed: a point is null, not a finite number"),
+        ("polygon", [[1, 1]], {"imageWidth": None}, "imageWidth is null, not an integer"),
+    ],
+)
+def test_shape_that_cannot_be_read_is_not_left_as_background(tmp_path, kind, points, size, problem):
+    path = labelme_file(tmp_path / "a.json", (kind, points), **size)
+    with pytest.raises(ValueError, match=problem):
+        labelme_objects(path)
+
+
 def test_lines_of_yolo_without_polygon_are_named(tmp_path):
     path = tmp_path / "a.txt"
     for text, problem in (
@@ -144,7 +178,7 @@ def test_lines_of_yolo_without_polygon_are_named(tmp_path):
             yolo_objects(path, (10, 20))
     path.write_text("")
     assert yolo_objects(path, (10, 20)) == []
-    path.write_text("7 0 0 1 0 1 .5\n")
+    path.write_text("7 0 0 1 0 1 .5\r\n", "utf-8-sig")  # as Windows writes it
     assert yolo_objects(path, (10, 20)) == [("class 7", [[0, 0, 20, 0, 20, 5]])]
 
 
@@ -162,6 +196,24 @@ def test_every_colour_of_a_mask_picture_is_an_object(tmp_path):
     found = masks_of(read_labels(tmp_path / "masks", tmp_path / "photos"))
     assert sorted(int(mask.sum()) for mask in found["a.png"]) == [30, 44]
     assert [int(mask.sum()) for mask in found["b.png"]] == [600]
+
+
+def test_a_photo_is_not_taken_for_a_picture_of_masks(tmp_path):
+    colours = np.arange(1, 2**16 + 2, dtype=np.uint32)
+    pixels = np.stack([colours >> shift & 255 for shift in (0, 8, 16)], axis=1).astype(np.uint8)
+    Image.fromarray(pixels[None]).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="has 65537 colours; masks have one for each object"):
+        mask_objects(tmp_path / "a.png")
+    Image.fromarray(pixels[None, :300]).save(tmp_path / "a.png")
+    assert len(mask_objects(tmp_path / "a.png")[1]) == 300
+
+
+def test_what_macos_leaves_beside_single_masks_is_passed_over(tmp_path):
+    Image.fromarray(np.eye(9, dtype=bool)).save(tmp_path / "001.png")
+    (tmp_path / "._001.png").write_bytes(b"\0\5\x16\7")
+    size, ((_, rle),) = mask_objects(tmp_path)
+    assert size == (9, 9)
+    np.testing.assert_array_equal(mask_of(rle), np.eye(9, dtype=bool))
 
 
 @pytest.mark.slow

@@ -7,8 +7,11 @@ import numpy as np
 
 from sharpmask.images import read_indices
 from sharpmask.masks import encode
+from sharpmask.shapes import Int
 
 LABEL = "object"
+MAX_OBJECTS = 65535
+"""As many as a picture of 16 bits holds; a photo has more colours."""
 
 
 def mask_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, Any]]]:
@@ -26,19 +29,36 @@ def mask_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, Any]]]:
     """
     if not path.is_dir():
         index = read_indices(path.read_bytes())
-        values = np.unique(index)
-        return index.shape, [(LABEL, _rle(index == value)) for value in values[values > 0]]
-    pictures = [read_indices(file.read_bytes()) > 0 for file in sorted(path.glob("*.png"))]
+        return index.shape, [(LABEL, _rle(places, index.shape)) for places in _places(index)]
+    # macOS leaves a "._001.png" beside each picture.
+    files = sorted(file for file in path.glob("*.png") if not file.name.startswith("."))
+    pictures = [read_indices(file.read_bytes()) > 0 for file in files]
     sizes = {picture.shape for picture in pictures}
     if len(sizes) != 1:
         raise ValueError(f"expected PNG files of one size, got {len(sizes)} sizes")
-    return sizes.pop(), [(LABEL, _rle(picture)) for picture in pictures if picture.any()]
+    size = sizes.pop()
+    return size, [(LABEL, _rle(np.flatnonzero(each), size)) for each in pictures if each.any()]
 
 
-def _rle(mask: np.ndarray) -> dict[str, Any]:
-    """The RLE of a mask, made of its box alone: a photo may hold hundreds."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    part = mask[top : rows[-1] + 1, left : columns[-1] + 1]
-    height, width = mask.shape
-    return dict(encode(part, (height, width), top, left))
+def _places(index: Int[np.ndarray, "h w"]) -> list[Int[np.ndarray, " n"]]:
+    """The pixels of each value but 0, counted along the rows.
+
+    Raises:
+        ValueError: There are more values than a mask has.
+    """
+    places = np.flatnonzero(index)
+    values = index.ravel()[places]
+    order = np.argsort(values, kind="stable")
+    places, ends = places[order], np.flatnonzero(np.diff(values[order])) + 1
+    if len(ends) >= MAX_OBJECTS:
+        raise ValueError(f"has {len(ends) + 1} colours; masks have one for each object: a photo?")
+    return np.split(places, ends) if len(places) else []
+
+
+def _rle(places: Int[np.ndarray, " n"], size: tuple[int, int]) -> dict[str, Any]:
+    """The RLE of a mask, made of its box alone: a photo may hold thousands."""
+    rows, columns = np.divmod(places, size[1])
+    top, left = int(rows[0]), int(columns.min())
+    part = np.zeros((rows[-1] - top + 1, columns.max() - left + 1), bool)
+    part[rows - top, columns - left] = True
+    return dict(encode(part, size, top, left))

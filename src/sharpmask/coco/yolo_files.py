@@ -19,7 +19,7 @@ def yolo_objects(path: Path, size: tuple[int, int]) -> list[tuple[str, Any]]:
     """
     height, width = size
     objects: list[tuple[str, Any]] = []
-    for count, line in enumerate(path.read_text().splitlines(), start=1):
+    for count, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
         label, *texts = line.split() or [""]
         if not label:
             continue
