@@ -231,7 +231,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         load_coco(tmp_path / "a.json", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "b/../../a.png", "/etc/passwd", ".."])
+@pytest.mark.parametrize("name", ["../a.png", "b/../../a.png", "/etc/passwd", "..", r"..\a.png"])
 def test_photos_outside_the_folder_are_refused(read, name):
     with pytest.raises(
         ValueError, match=r"a\.json: image 5: has a file_name, .* that leads outside"
@@ -249,6 +249,23 @@ def test_photos_may_lie_in_folders_and_behind_links(tmp_path, read):
 
 
 # --- photos that cannot be used ---
+
+
+@pytest.mark.parametrize(
+    ("stated", "on_disk"),
+    [
+        ("day\\a.png", "day/a.png"),  # as Windows writes it
+        ("caf\u00e9.png", "cafe\u0301.png"),  # as archives of macOS hold it
+        ("cafe\u0301\\a.png", "caf\u00e9/a.png"),
+        ("day\\a.png", "day\\a.png"),
+    ],
+)
+def test_photos_are_found_as_other_systems_spell_them(tmp_path, read, stated, on_disk):
+    (tmp_path / on_disk).parent.mkdir(exist_ok=True)
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / on_disk)
+    data = read(content({}, file_name=stated))
+    assert data.images[0].path == tmp_path / on_disk
+    assert leave_out_unreadable(data)[1] == []
 
 
 def test_unreadable_photos_are_left_out_and_named(coco_folder, tmp_path):

@@ -139,6 +139,14 @@ def labelme_file(path, *shapes, **size):
     return path
 
 
+def test_labels_are_found_by_a_name_as_macos_spells_it(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "photos/cafe\u0301.png")
+    labelme_file(tmp_path / "caf\u00e9.json", ("polygon", [[1, 1], [40, 1], [40, 40]]))
+    (image,) = read_labels(tmp_path, tmp_path / "photos").images
+    assert image.file_name == "cafe\u0301.png"
+
+
 def test_boxes_of_x_anylabeling_have_four_corners(tmp_path):
     corners = [[10.0, 20.0], [30.0, 20.0], [30.0, 40.0], [10.0, 40.0]]
     turned = [[40, 10], [50, 20], [40, 30], [30, 20]]

@@ -124,6 +124,12 @@ def test_ids_come_from_an_annotation_file_by_file_name(tmp_path):
     assert lines == [f"{paths[4]}: left out: no image has its name in {file}"]
 
 
+def test_ids_come_from_names_as_other_systems_spell_them(tmp_path):
+    file = write_annotations(tmp_path / "ann.json", (7, "day\\a.jpg"), (8, "caf\u00e9.jpg"))
+    paths = [Path("day/a.jpg"), Path("cafe\u0301.jpg")]
+    assert find_photos(paths, file, print) == [*map(Photo, paths, (7, 8))]
+
+
 def test_a_photo_with_two_images_in_the_annotation_file_is_left_out(tmp_path):
     file = write_annotations(tmp_path / "ann.json", (7, "a.jpg"), (8, "a.jpg"), (9, "b.jpg"))
     lines = []

@@ -18,7 +18,7 @@ from sharpmask.coco.problems import (
     raise_first,
 )
 from sharpmask.coco.reader import CocoFile, read_coco
-from sharpmask.coco.records import Box, ImageEntry, rectangle
+from sharpmask.coco.records import Box, ImageEntry, rectangle, spellings
 from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.images import read_image
 from sharpmask.masks import Rle
@@ -204,9 +204,10 @@ def photo_problems(images: Sequence[CocoImage]) -> list[str]:
 def photo_of(entry: ImageEntry, folder: Path) -> CocoImage:
     """The photo of an image entry, without objects."""
     assert entry.file_name is not None
-    return CocoImage(
-        entry.id, folder / entry.file_name, entry.size, entry.complete, (), (), entry.source
-    )
+    path, *others = [folder / name for name in spellings(entry.file_name)]
+    if others and not path.exists():
+        path = next((other for other in others if other.exists()), path)
+    return CocoImage(entry.id, path, entry.size, entry.complete, (), (), entry.source)
 
 
 def _image(

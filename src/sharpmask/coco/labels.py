@@ -1,5 +1,6 @@
 """Labels in whatever form they are: a COCO file, or a folder of LabelMe's, YOLO's or mask files."""
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_labels(labels: Path, images: Path) -> CocoFile:
     """
     if not labels.is_dir():
         return read_coco(labels)
-    photos = {photo.stem: photo for photo in list_images(images)}
+    photos = {_spelt(photo.stem): photo for photo in list_images(images)}
     found = _labels_of(labels, photos)
     if not found:
         raise ValueError(
@@ -99,4 +100,9 @@ def _form(entry: Path) -> str:
 
 
 def _name(entry: Path) -> str:
-    return entry.name if entry.is_dir() else entry.stem
+    return _spelt(entry.name if entry.is_dir() else entry.stem)
+
+
+def _spelt(name: str) -> str:
+    """A name in one spelling: macOS takes letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)

@@ -1,5 +1,6 @@
 """One record of an annotation file: an image entry, an annotation, value by value."""
 
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -94,6 +95,16 @@ def read(entry: object, key: str, reader: Callable[[object], Value]) -> Value:
         raise ValueError(f"{key} {error}") from None
 
 
+def spellings(file_name: str) -> list[str]:
+    """A photo's name as it stands, and as other systems spell it.
+
+    Windows parts folders by a backslash; macOS takes letters and their accents apart.
+    """
+    found = [file_name, file_name.replace("\\", "/")]
+    found += [unicodedata.normalize(form, name) for name in found for form in ("NFC", "NFD")]
+    return [*dict.fromkeys(found)]
+
+
 def read_image_entry(entry: Entry, image_id: int | str) -> ImageEntry:
     """Read an image entry whose id is known, without annotations.
 
@@ -114,7 +125,8 @@ def read_image_entry(entry: Entry, image_id: int | str) -> ImageEntry:
     else:
         file_name = str(entry["file_name"])
         # Names alone decide: a link in the folder may well lead to another disk.
-        if PurePath(file_name).is_absolute() or ".." in PurePath(file_name).parts:
+        paths = [PurePath(spelling) for spelling in spellings(file_name)]
+        if any(path.is_absolute() or ".." in path.parts for path in paths):
             text = f"has a file_name, {file_name!r}, that leads outside the folder of the photos"
             found.append((kinds.OUTSIDE, text))
     complete = True

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from sharpmask.coco.reader import read_image_ids
+from sharpmask.coco.records import spellings
 from sharpmask.engines.threads import cores, shared_by
 from sharpmask.files import owned, replacing_file
 from sharpmask.images import ImageError, write_image
@@ -274,7 +275,8 @@ def find_photos(paths: Sequence[Path], annotations: Path, report: Report) -> lis
     """
     by_name: dict[tuple[str, ...], set[int]] = {}
     for name, image_id in read_image_ids(annotations):
-        by_name.setdefault(PurePosixPath(name).parts, set()).add(image_id)
+        for spelling in spellings(name):
+            by_name.setdefault(PurePosixPath(spelling).parts, set()).add(image_id)
     photos = []
     for path in paths:
         parts = path.absolute().parts
