@@ -103,8 +103,18 @@ def test_category_ids_may_have_gaps_and_files_may_number_them_differently(tmp_pa
     assert dataset.categories == ("cat", "dog", "cow")
     found = [[i.category for i in image.instances] for image in dataset.images]
     assert found == [[0, 1], [0, 2]]
+    assert dataset.category_ids == (2, 40, 1)
     # The same image id in two files is not the same photo.
     assert [image.path.name for image in dataset.images] == ["one.png", "two.png"]
+
+
+def test_one_id_for_categories_of_two_files_is_given_up(tmp_path):
+    for name in ("cat", "dog"):
+        file = content(file_name=f"{name}.png") | {"categories": [{"id": 1, "name": name}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(file))
+    dataset = load_coco([tmp_path / "cat.json", tmp_path / "dog.json"], tmp_path)
+    assert dataset.categories == ("cat", "dog")
+    assert dataset.category_ids == (1, 2)
 
 
 def test_complete_is_the_default(read):

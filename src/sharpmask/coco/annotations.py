@@ -95,7 +95,8 @@ class CocoDataset:
     Attributes:
         images: All photos.
         categories: Names.
-        category_ids: Id of each in the first file that has it.
+        category_ids: Id of each in the first file that has it; 1, 2, 3 and so on if files give one
+            id to several names.
         skipped: Why annotations were not used, with counts.
         repaired: What was left out of annotations that were used, with counts.
     """
@@ -174,7 +175,9 @@ def dataset_of(
         if problem.kind is STRAY_PARTS
     )
     together = tuple(_with_what_others_label(images))
-    return CocoDataset(together, tuple(categories), tuple(ids.values()), skipped, repaired)
+    clash = len(set(ids.values())) < len(ids)
+    category_ids = range(1, len(ids) + 1) if clash else ids.values()
+    return CocoDataset(together, tuple(categories), tuple(category_ids), skipped, repaired)
 
 
 def leave_out_unreadable(dataset: CocoDataset) -> tuple[CocoDataset, list[str]]:

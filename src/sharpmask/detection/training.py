@@ -8,6 +8,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from sharpmask.coco.annotations import CocoDataset, CocoImage
+from sharpmask.coco.reader import read_coco
 from sharpmask.detection.detections import Category
 from sharpmask.detection.detector import Detector
 from sharpmask.detection.examples import Examples, KeptVectors, collect
@@ -160,9 +161,17 @@ def detection_figures(
 def precision_figures(
     annotations: Path, records: Sequence[Mapping[str, Any]], categories: Sequence[Category]
 ) -> dict[str, float]:
-    """AP and AP50 of boxes and masks, over some categories."""
-    names = [category.name for category in categories]
-    figures = average_precision(annotations, records, categories=names)
+    """AP and AP50 of boxes and masks, over some categories.
+
+    Args:
+        annotations: COCO annotation file. It may number the categories in another way: names count.
+        records: COCO results with the ids of ``categories``.
+        categories: Those to average over.
+    """
+    own = {name: category_id for category_id, name in read_coco(annotations).categories}
+    ids = {category.id: own.get(category.name, category.id) for category in categories}
+    renumbered = [r | {"category_id": ids[r["category_id"]]} for r in map(dict, records)]
+    figures = average_precision(annotations, renumbered, categories=[c.name for c in categories])
     return {
         f"{kind}_{metric}": values[metric]
         for kind, values in figures.items()
