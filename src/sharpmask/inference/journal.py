@@ -36,6 +36,7 @@ class Journal(AbstractContextManager["Journal"]):
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self.spans: dict[str, Span] = {}
+        self._keys: dict[Photo, str] = {}
         head = json.dumps({key: str(value) for key, value in settings.items()}).encode() + b"\n"
         with suppress(FileNotFoundError):
             self._continue(path, head)
@@ -65,14 +66,18 @@ class Journal(AbstractContextManager["Journal"]):
                 self.spans[str(key)] = (start, start + len(line))
                 start += len(line)
 
-    @staticmethod
-    def key(photo: Photo) -> str:
-        """Tell a photo from another one, and from itself before it was changed."""
-        try:
-            status = photo.path.stat()
-        except OSError:
-            return f"{photo.image_id} {photo.path}"
-        return f"{photo.image_id} {status.st_size} {status.st_mtime_ns} {photo.path}"
+    def key(self, photo: Photo) -> str:
+        """Tell a photo from another one, and from itself before it was changed.
+
+        It is looked at once: one that is moved away after it was read has been read.
+        """
+        if photo not in self._keys:
+            state = ""
+            with suppress(OSError):
+                status = photo.path.stat()
+                state = f" {status.st_size} {status.st_mtime_ns}"
+            self._keys[photo] = f"{photo.image_id}{state} {photo.path}"
+        return self._keys[photo]
 
     def has(self, photo: Photo) -> bool:
         """Whether the photo was done before."""
