@@ -12,6 +12,7 @@ from toy_run import assert_same_bits, checkpoint
 from reference.thin_models import pyramid_file, thinnest
 from sharpmask.coco.annotations import dataset_of
 from sharpmask.coco.labels import read_labels
+from sharpmask.coco.problems import TEXT_ID, Problem
 from sharpmask.coco.reader import read_coco
 from sharpmask.data.level_scenes import LevelSceneDataset
 from sharpmask.inference.proposer import Proposer
@@ -19,9 +20,9 @@ from sharpmask.models.pretrained import build, load, save
 from sharpmask.pyramid_geometry import READINGS as DEFAULT_READINGS
 from sharpmask.training import finetune as module
 from sharpmask.training.before_after import Measure, proposals_for
-from sharpmask.training.finetune import finetune
+from sharpmask.training.finetune import finetune, sound_labels
 from sharpmask.training.signals import Stopped
-from sharpmask.training.tuning import fitted, limit_of, split, tuning
+from sharpmask.training.tuning import fitted, limit_of, measured, split, tuning
 from synthetic_cells import write_cells
 
 PHOTOS = 5
@@ -201,19 +202,39 @@ def test_a_damaged_photo_costs_itself(cells, tmp_path, monkeypatch):
     for image in content["images"]:
         data = (cells / "images" / image["file_name"]).read_bytes()
         (tmp_path / "images" / image["file_name"]).write_bytes(data)
-    file = read_coco(tmp_path / "labels.json")
-    _, held_back = split(file, seed=0)
-    lost = next(i for i in file.images if i.file_name != held_back.images[0].file_name)
-    (tmp_path / "images" / lost.file_name).write_bytes(b"no picture")
+    first, *others = [tmp_path / "images" / image["file_name"] for image in content["images"]]
+    first.write_bytes(b"no picture")
     monkeypatch.setattr(module, "measure", scored([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
     said = []
     usual = {"images": tmp_path / "images", "report": said.append}
     result = run(tmp_path, tmp_path / "run", labels="labels.json", **usual)
     assert result.improved
-    assert any("1 of 4 photos left out" in line for line in said)
-    (tmp_path / "images" / held_back.images[0].file_name).unlink()
-    with pytest.raises(ValueError, match="held back: none of 1 photos can be used"):
+    assert any("labels.json: 1 of 5 photos left out, e.g. " in line for line in said)
+    for photo in others:
+        photo.unlink()
+    with pytest.raises(ValueError, match=r"labels\.json: none of 5 photos can be used"):
         run(tmp_path, tmp_path / "other", labels="labels.json", **usual)
+
+
+@pytest.mark.parametrize("lost", range(PHOTOS))
+def test_only_photos_that_are_there_are_held_back(cells, tmp_path, lost):
+    file = read_coco(cells / "train.json")
+    (tmp_path / "images").mkdir()
+    left = [image.file_name for k, image in enumerate(file.images) if k not in (lost, lost - 1)]
+    for name in left:
+        (tmp_path / "images" / name).symlink_to(cells / "images" / name)
+    found = sound_labels(cells / "train.json", tmp_path / "images", print)
+    rest, held_back = split(found, seed=0)
+    assert len(held_back.images) == 1
+    assert sorted(i.file_name for i in (*rest.images, *held_back.images)) == sorted(left)
+
+
+def test_why_no_photo_can_be_measured_on_is_said(cells):
+    file = read_coco(cells / "train.json")
+    problem = Problem("image a", TEXT_ID, "has an id, 'a', that is not an integer")
+    odd = replace(file, images=tuple(replace(i, problems=(problem,)) for i in file.images))
+    with pytest.raises(ValueError, match=r"sound labels to measure on, e\.g\. image a: has an id"):
+        measured(odd)
 
 
 def test_objects_below_the_limit_are_not_learned_and_not_background(cells):

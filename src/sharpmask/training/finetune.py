@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sharpmask import defaults
-from sharpmask.coco.annotations import CocoDataset, dataset_of
+from sharpmask.coco.annotations import CocoDataset, dataset_of, photo_of, photo_problems
 from sharpmask.coco.labels import read_labels
 from sharpmask.coco.problems import raise_first
 from sharpmask.coco.reader import CocoFile
@@ -41,8 +41,9 @@ from sharpmask.training.origin import (
     data_origin,
     objects_in,
     only_run,
-    readable,
     remember,
+    tell,
+    tell_left_out,
 )
 from sharpmask.training.pyramid_stage import fit_pyramid
 from sharpmask.training.recipes import Recipe
@@ -150,26 +151,21 @@ def finetune(
     start = load(source)
     if not isinstance(start, SharpMaskPyramid):
         raise ValueError(f"{source}: only models on a feature pyramid are tuned; {defaults.MODEL}")
-    file = sound_labels(Path(labels), images)
+    file = sound_labels(Path(labels), images, report)
     if val is None:
         learned_from, truth = split(file, seed=0)
     else:
-        learned_from, truth = file, measured(sound_labels(Path(val), images))
+        learned_from, truth = file, measured(sound_labels(Path(val), images, report))
         refuse_shared(learned_from, truth)
     most = most_objects(file.images)
     chosen = choose_readings(learned_from, start, scales)
     fabric = fabric or Fabric(accelerator="auto", devices=1)
     fabric.launch()
     with only_run(output, fabric):
-        name = Path(labels).name
-        data = readable(
-            dataset_of([learned_from], images, below_limit=limit_of(min_size, chosen)), name, report
-        )
-        held_back = readable(
-            dataset_of([truth], images, below_limit=limit_of(0, chosen)), "held back", report
-        )
-        there = {image.id for image in held_back.images}
-        truth = replace(truth, images=tuple(i for i in truth.images if i.id in there))
+        data = dataset_of([learned_from], images, below_limit=limit_of(min_size, chosen))
+        tell(data, Path(labels).name, report)
+        held_back = dataset_of([truth], images, below_limit=limit_of(0, chosen))
+        tell(held_back, "held back", report)
         origin = {
             "command": "finetune", "from": source_fingerprint(source), "scales": list(chosen),
             "min-size": min_size, **data_origin(data, held_back, images),
@@ -191,15 +187,19 @@ def finetune(
         return run.tuned()
 
 
-def sound_labels(labels: Path, images: Path) -> CocoFile:
-    """Labels that can be learned from.
+def sound_labels(labels: Path, images: Path, report: Report) -> CocoFile:
+    """Labels that can be learned from, of the photos that can be read.
 
     Raises:
-        ValueError: They are not what ``read_labels`` reads, or an image entry is malformed.
+        ValueError: They are not what ``read_labels`` reads, an image entry is malformed, or no
+            photo can be read.
     """
     file = read_labels(labels, images)
     raise_first(file.path, (p for p in file.problems if p.kind.training == "refused"))
-    return file
+    problems = photo_problems([photo_of(image, images) for image in file.images])
+    tell_left_out([*filter(None, problems)], len(problems), labels.name, report)
+    there = zip(file.images, problems, strict=True)
+    return replace(file, images=tuple(image for image, problem in there if not problem))
 
 
 def _tell_reach(

@@ -156,13 +156,26 @@ def readable(stated: CocoDataset, name: str, report: Report) -> CocoDataset:
         ValueError: No photo can be read.
     """
     data, problems = leave_out_unreadable(stated)
-    if not data.images:
-        reason = f", e.g. {problems[0]}" if problems else ""
-        raise ValueError(f"{name}: none of {len(stated.images)} photos can be used{reason}")
+    tell_left_out(problems, len(stated.images), name, report)
+    tell(data, name, report)
+    return data
+
+
+def tell_left_out(problems: Sequence[str], count: int, name: str, report: Report) -> None:
+    """Report the photos, of ``count``, that cannot be used.
+
+    Raises:
+        ValueError: None can.
+    """
+    first = f", e.g. {problems[0]}" if problems else ""
+    if len(problems) == count:
+        raise ValueError(f"{name}: none of {count} photos can be used{first}")
     if problems:
-        report(
-            f"{name}: {len(problems)} of {len(stated.images)} photos left out, e.g. {problems[0]}"
-        )
+        report(f"{name}: {len(problems)} of {count} photos left out{first}")
+
+
+def tell(data: CocoDataset, name: str, report: Report) -> None:
+    """Report what data hold, and what is left out of them."""
     for reason, count in sorted(data.skipped.items()):
         report(f"{name}: {count} annotations not used: {reason}")
     for reason, count in sorted(data.repaired.items()):
@@ -171,7 +184,6 @@ def readable(stated: CocoDataset, name: str, report: Report) -> CocoDataset:
         f"{name}: {len(data.images)} photos, {objects_in(data)} objects, "
         f"{len(data.categories)} categories"
     )
-    return data
 
 
 def files_of(files: StrPath | Sequence[StrPath]) -> list[Path]:

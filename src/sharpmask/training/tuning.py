@@ -103,18 +103,21 @@ def measured(file: CocoFile) -> CocoFile:
     Raises:
         ValueError: There is none.
     """
-    images = tuple(
-        image
-        for image in file.images
-        if any(not annotation.crowd for annotation in image.annotations)
-        and not any(
-            problem.kind.evaluation == "refused" and problem.kind.needs != "category"
+    images = []
+    refused = []
+    for image in file.images:
+        problems = [
+            problem
             for problem in image.all_problems
-        )
-    )
+            if problem.kind.evaluation == "refused" and problem.kind.needs != "category"
+        ]
+        refused += problems
+        if not problems and any(not annotation.crowd for annotation in image.annotations):
+            images.append(image)
     if not images:
-        raise ValueError(f"{file.path}: no photo has objects and sound labels to measure on")
-    return replace(file, images=images)
+        first = f", e.g. {refused[0]}" if refused else ""
+        raise ValueError(f"{file.path}: no photo has objects and sound labels to measure on{first}")
+    return replace(file, images=tuple(images))
 
 
 def refuse_shared(learned_from: CocoFile, measured_on: CocoFile) -> None:
