@@ -3,7 +3,7 @@
 import io
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -63,6 +63,17 @@ def read_image(source: PhotoLike, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.n
         f"{type(source).__name__}: expected a path, a PIL image or an array; "
         "convert it to a uint8 array (height, width, 3)"
     )
+
+
+def read_images(
+    sources: Iterable[PhotoLike], report: Callable[[str], object]
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Read pictures one by one; one that cannot be read is reported and left out."""
+    for source in sources:
+        try:
+            yield read_image(source)
+        except ImageError as error:
+            report(str(error))
 
 
 def write_image(path: str | PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:

@@ -114,5 +114,9 @@ def test_int8_of_an_onnx_model_is_refused(tmp_path):
 
 
 def test_int8_without_photos_is_refused(tmp_path, cache):
-    with pytest.raises(ValueError, match="photos are needed to calibrate on, got none"):
-        quantise(thin_export(cache), [], tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    for photos in ([], [tmp_path / "broken.jpg"]):
+        said = []
+        with pytest.raises(ValueError, match="photos are needed to calibrate on, got none"):
+            quantise(thin_export(cache), photos, tmp_path, said.append)
+        assert len(said) == len(photos)

@@ -88,6 +88,7 @@ def test_models_that_cannot_be_shortened_are_refused(model, photos, length, mess
 def test_the_command_writes_a_model_that_says_what_was_done(tmp_path):
     save(thin(), tmp_path / "whole.safetensors", metadata={"licence": "free"})
     write_image(tmp_path / "photo.png", PHOTOS[0])
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
     output = tmp_path / "out" / "thinner.safetensors"
     arguments = [str(tmp_path / "whole.safetensors"), str(output), "--images", str(tmp_path)]
     result = CliRunner().invoke(app, ["compress", *arguments, "--vector", "4"])
@@ -96,5 +97,6 @@ def test_the_command_writes_a_model_that_says_what_was_done(tmp_path):
     kept = metadata["compression"].pop("variance_kept")
     assert metadata["compression"] == {"vector": 4, "photos": 1}
     assert metadata["licence"] == "free"
+    assert "broken.jpg: is not a JPEG" in result.stderr
     assert f"keeps {100 * kept:.1f} % of the variance over 1 photos" in result.output
     assert load(output).deepmask.vector == 4

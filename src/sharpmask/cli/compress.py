@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sharpmask.cli.console import clear_errors, out, progress
+from sharpmask.cli.console import clear_errors, complain, out, progress
 from sharpmask.compress.vectors import shorten_vector
-from sharpmask.images import list_images, read_image
+from sharpmask.images import list_images, read_images
 from sharpmask.models.pretrained import load, save
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -36,12 +36,15 @@ def compress(
         model = load(weights)
         paths = list_images([images])[:first]
         shown = progress(paths, len(paths))
-        compressed, kept = shorten_vector(model, map(read_image, shown), vector)
+        problems: list[str] = []
+        compressed, kept = shorten_vector(model, read_images(shown, problems.append), vector)
+        count = len(paths) - len(problems)
         metadata = model.metadata | {
-            "compression": {"vector": vector, "photos": len(paths), "variance_kept": kept}
+            "compression": {"vector": vector, "photos": count, "variance_kept": kept}
         }
         save(compressed, output, metadata=metadata)
+        for problem in problems:
+            complain(problem)
         out.print(
-            f"{output}: keeps {100 * kept:.1f} % of the variance over {len(paths)} photos",
-            markup=False,
+            f"{output}: keeps {100 * kept:.1f} % of the variance over {count} photos", markup=False
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sharpmask import defaults
-from sharpmask.cli.console import clear_errors, out
+from sharpmask.cli.console import clear_errors, complain, out
 from sharpmask.cli.model_options import Weights
 from sharpmask.coco.reader import load_ground_truth
 from sharpmask.engines.export import export as export_model
@@ -73,7 +73,7 @@ def export(
             photos = list_images([calibrate])
             with TemporaryDirectory() as temporary:
                 whole = export_model(load(weights), Path(temporary), runtime)
-                likeness = quantise(Path(temporary), photos, output)
+                likeness = quantise(Path(temporary), photos, output, complain)
             out.print(f"int8: mean IoU of the best masks with those of float32: {likeness:.3f}")
             if annotations and images:
                 truth = load_ground_truth(annotations, photos=True)

@@ -13,7 +13,8 @@ from sharpmask.engines.export import replacing
 from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, openvino_core
 from sharpmask.extras import extras_for
 from sharpmask.files import some_home
-from sharpmask.images import read_image
+from sharpmask.images import read_images
+from sharpmask.inference.batch import Report, silent
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.reading import DECODE_BATCH
 from sharpmask.masks import rle_iou
@@ -22,22 +23,27 @@ MAX_PHOTOS = 40
 """Photos from which the ranges of activations are taken, spread evenly over those given."""
 
 
-def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) -> float:
+def quantise(
+    source: Path,
+    photos: Sequence[str | PathLike[str]],
+    folder: Path,
+    report: Report = silent,
+) -> float:
     """Write an exported OpenVINO model with int8 weights and activations.
 
     Args:
         source: A folder that ``export`` wrote for OpenVINO.
         photos: Of the kind that the model is for; their values set the int8 ranges.
         folder: Where to write; may be ``source``.
+        report: Is told of photos that cannot be read, which are left out.
 
     Returns:
         How alike the masks are before and after: the mean IoU of the 100 best masks of each photo
         with the most similar new mask.
 
     Raises:
-        ValueError: No photos, or no OpenVINO model.
+        ValueError: No photos that can be read, or no OpenVINO model.
         MissingExtraError: nncf or openvino is not installed.
-        ImageError: A photo cannot be read.
     """
     os.environ.setdefault("NNCF_CI", "1")  # or nncf sends usage data
     with some_home(), extras_for("int8"):
@@ -46,10 +52,10 @@ def quantise(source: Path, photos: Sequence[str | PathLike[str]], folder: Path) 
     before = ExportedEngine(source)
     if before.name != "openvino":
         raise ValueError(f"int8: {source} is exported for {before.name}, expected openvino")
-    if not photos:
-        raise ValueError("int8: photos are needed to calibrate on, got none")
     chosen = np.linspace(0, len(photos) - 1, min(len(photos), MAX_PHOTOS)).astype(int)
-    images = [read_image(photos[number]) for number in chosen]
+    images = [*read_images((photos[number] for number in chosen), report)]
+    if not images:
+        raise ValueError("int8: photos are needed to calibrate on, got none that can be read")
     scaled, cells = inputs(before, images)
     core = openvino_core()
     with replacing(folder) as temporary:
