@@ -138,6 +138,13 @@ def test_a_remembered_photo_answers_points_and_boxes(client, tmp_path):
         assert again.json()["annotations"] == answer.json()["annotations"]
 
 
+def test_a_box_without_an_object_has_no_mask(client):
+    box = [10.2, 12.2, 10.3, 12.3]  # between the middles of pixels
+    answer = client.post("/v1/prompt", json={"image": URI, "box": box})
+    assert answer.status_code == 200
+    assert answer.json()["annotations"] == []
+
+
 def test_a_form_gives_a_list_as_one_part_or_as_several(client):
     files = [("image", ("a.png", SMALL))]
     answers = [
@@ -187,6 +194,7 @@ def test_only_the_last_photos_are_remembered(client):
         ("/v1/prompt", {"image": URI, "point": [1, 1], "box": [1, 1, 2, 2]}, 400, "give either"),
         ("/v1/prompt", {"image": URI, "point": [1]}, 400, "point: expected 2 numbers, got [1]"),
         ("/v1/prompt", {"image": URI, "point": [1, 1e999]}, 400, "Infinity is not JSON"),
+        ("/v1/prompt", {"image": URI, "point": [1, 10**400]}, 400, "point: expected 2 numbers"),
         ("/v1/prompt", {"image": URI, "point": [-1, 1]}, 400, "expected a point on the photo"),
         ("/v1/prompt", {"image": URI, "box": [5, 5, 5, 9]}, 400, "box: expected x0, y0"),
         ("/v1/prompt", {"point": [1, 1]}, 400, "give either image, or photo"),

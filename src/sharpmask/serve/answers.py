@@ -61,7 +61,7 @@ def at_prompt(
             return None
         photo_id, read = photo, known
     found = read.at(point[0], point[1], count) if point else read.in_box(box or ()).alone
-    return coco_of(found, photo_id, name)
+    return coco_of(found[found.areas > 0], photo_id, name)
 
 
 def coco_of(found: Proposals | Detections, photo_id: str, name: str) -> bytes:
