@@ -108,22 +108,23 @@ def hurried(monkeypatch):
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
-    ("own", "fitting", "checks", "after", "improved"),
+    ("own", "fitting", "checks", "after", "improved", "readings"),
     [
-        (0.1, 0.2, [0.2, 0.3, 0.4], 0.5, True),
-        (0.1, 0.2, [0.2, 0.3, 0.4], 0.1, False),  # better on a few photos only
-        (0.1, 0.2, [0.2, 0.1, 0.1], 0.3, False),  # no better on the way: not kept
+        (0.1, 0.2, [0.2, 0.3, 0.4], 0.5, True, READINGS),
+        (0.1, 0.2, [0.2, 0.3, 0.4], 0.1, False, READINGS),  # better on a few photos only
+        (0.1, 0.2, [0.2, 0.1, 0.1], 0.3, False, READINGS),  # no better on the way: not kept
+        (0.4, 0.2, [0.2, 0.3, 0.3], 0.3, False, DEFAULT_READINGS),  # it was best as it came
     ],
 )
 def test_the_better_model_is_kept(
-    cells, tmp_path, monkeypatch, own, fitting, checks, after, improved
+    cells, tmp_path, monkeypatch, own, fitting, checks, after, improved, readings
 ):
     monkeypatch.setattr(module, "measure", scored([own, fitting, *checks, after]))
     said = []
     result = run(cells, tmp_path / "run", report=said.append)
     assert result.improved == improved
     kept, start = load(tmp_path / "run"), load(pyramid_file(cells))
-    assert kept.geometry.readings == READINGS
+    assert kept.geometry.readings == readings
     is_start = torch.equal(kept.predict.weight, start.predict.weight)
     assert is_start == (not improved)
     assert any("the model before is kept" in line for line in said) == (not improved)

@@ -183,7 +183,7 @@ def finetune(
                 fabric=fabric, workers=workers, on_recipe=on_recipe,
             )  # fmt: skip
         if "after" not in run.noted:
-            run.look_again(before)
+            run.look_again(start, before)
         return run.tuned()
 
 
@@ -311,17 +311,20 @@ class _Run:
             self.report(f"stopped after {steps} of {chosen.steps} steps: it no longer improves")
         self.note(steps=steps, objects=objects_in(data))
 
-    def look_again(self, before: SharpMaskPyramid) -> None:
-        """Measure the best model; keep the one before if that is better; draw both."""
+    def look_again(self, start: SharpMaskPyramid, before: SharpMaskPyramid) -> None:
+        """Measure the best model; keep the best one before if that is better; draw both."""
         after = load(self.output)
         assert isinstance(after, SharpMaskPyramid)
         found = self.measure("after", after)
-        best = max(Measure.of(m).score for m in self.noted["before"])
+        scores = [Measure.of(m).score for m in self.noted["before"]]
+        best, sizes = max(scores), "the sizes of the data"
+        if scores[0] > scores[-1]:
+            before, sizes = start, "its own sizes"
         improved = bool(self.noted.get("improved")) and found.score > best
         if not improved:
             self.report(
-                "tuning made it no better: the model before is kept, with the sizes of the data; "
-                "label more photos, or give more --minutes"
+                f"tuning made it no better: the model before is kept, with {sizes}; label more "
+                "photos, or give more --minutes"
             )
             save(before, self.output / MODEL, metadata=before.metadata)
         count = proposals_for(self.truth.images)
