@@ -209,6 +209,14 @@ def test_a_read_only_folder_is_an_os_error(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder where nobody may write")
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given():
+    path = Path("/proc/self/a.json")
+    with pytest.raises(OSError) as raised:  # noqa: PT011  # which one, the system decides
+        write(path, b"new")
+    assert raised.value.filename == str(path)
+
+
 def test_paths_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(Path("a"), b"1")

@@ -40,7 +40,12 @@ def replacing_file(path: Path, *, keep: Path | None = None) -> Iterator[BinaryIO
     temporary = _beside(path)
     try:
         # Not `tempfile`: its files are readable by their owner only, and the rename keeps that.
-        with temporary.open("xb") as file:
+        try:
+            opened = temporary.open("xb")
+        except OSError as error:
+            error.filename = str(path)  # nobody knows the other name
+            raise
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

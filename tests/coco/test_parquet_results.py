@@ -2,6 +2,7 @@
 
 import json
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,12 @@ from sharpmask.cli.main import app
 from sharpmask.coco.parquet_results import ParquetResults
 from sharpmask.evaluation.run import evaluate
 from sharpmask.integrations.arrow import schema
+from sharpmask.selection import Segments
+from sharpmask.writers.parquet import ParquetWriter
+from sharpmask.writers.writer import Destination, Segmented
 from synthetic_coco import compressed_rle
+
+FULL = compressed_rle(np.ones((2, 3), bool))
 
 
 def perfect(annotations):
@@ -122,6 +128,18 @@ def test_convert_writes_coco_results_of_parts_and_of_a_file(proposals, tmp_path)
     result = CliRunner().invoke(app, ["convert", str(folder), str(tmp_path / "found.txt")])
     assert result.exit_code == 2
     assert "found.txt: the target's name must end in .json" in result.stderr
+
+
+def test_convert_does_not_lose_the_names_of_detections(tmp_path):
+    photo = Segmented(1, Path("a.jpg"), Segments((2, 3), np.ones(1, np.float32), [FULL], [17]))
+    destination = Destination(tmp_path, [photo.path], {17: "cat"})
+    ParquetWriter(destination).finish([photo])
+    source, target = tmp_path / "proposals.parquet", tmp_path / "found.json"
+    result = CliRunner().invoke(app, ["convert", str(source), str(target)])
+    assert result.exit_code == 2
+    assert "holds named objects, and COCO results have no names" in result.stderr
+    assert not target.exists()
+    assert ParquetResults(source).proposals(1)[0]["segmentation"] == FULL
 
 
 @pytest.mark.slow  # draws plots

@@ -557,6 +557,11 @@ def test_settings_that_are_no_sound_numbers_are_refused(setting, message):
         Proposer(CellEngine(), **setting)
 
 
+def test_counts_of_numpy_are_counts():
+    proposer = Proposer(CellEngine(), num_proposals=np.int64(3), num_candidates=np.uint8(4))
+    assert len(proposer(PHOTO)) == 3
+
+
 def test_python_and_the_command_have_the_same_defaults():
     python = signature(Proposer).parameters
     for name, parameter in signature(propose).parameters.items():

@@ -42,6 +42,11 @@ def to_coco(source: str, target: Path) -> None:
     if target.suffix != ".json":
         raise ValueError(f"{target}: the target's name must end in .json")
     results = ParquetResults(source)
+    if results.has_names:
+        raise ValueError(
+            f"{source}: holds named objects, and COCO results have no names; take detections.json, "
+            "which detect wrote beside it"
+        )
     with replacing_file(target) as file:
         count = write_array(file, results)
     out.print(f"{count} proposals for {len(results)} photos: {target}", markup=False)

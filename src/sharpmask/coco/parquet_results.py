@@ -27,6 +27,7 @@ class ParquetResults:
     Attributes:
         path: Its address.
         has_masks: Always.
+        has_names: Whether proposals have a ``category``, as detections do.
     """
 
     has_masks = True
@@ -45,6 +46,7 @@ class ParquetResults:
             if not names:
                 raise ValueError(f"{self.path}: no Parquet files in this folder")
             self._files = [join(self.path, name) for name in names]
+        self.has_names = False
         ids, files, groups, rows = (array("q") for _ in range(4))
         for number, file in enumerate(self._files):
             for group, table in enumerate(self._tables(file, ["id"])):
@@ -106,6 +108,8 @@ class ParquetResults:
                 absent = set(_COLUMNS) - set(opened.schema_arrow.names)
                 if absent:
                     raise ValueError(f"it has no column {min(absent)}")
+                leaves = map(opened.schema.column, range(len(opened.schema)))
+                self.has_names |= any(leaf.name == "category" for leaf in leaves)
                 for group in range(opened.num_row_groups):
                     yield opened.read_row_group(group, list(columns))
         except (ValueError, pa.ArrowException) as error:

@@ -92,7 +92,7 @@ class Proposer:
         if num_candidates is None:
             num_candidates = geometry.num_candidates
         for name, count in (("num_proposals", num_proposals), ("num_candidates", num_candidates)):
-            if not isinstance(count, int) or count < 1:
+            if not isinstance(count, int | np.integer) or count < 1:
                 raise ValueError(f"{name}: expected at least 1, got {count}")
         if not 0 < mask_threshold < 1:
             raise ValueError(
