@@ -177,11 +177,15 @@ def is_folder(address: str) -> bool:
 def matching(pattern: str) -> list[str]:
     """Addresses of the files that fit a pattern: ``*``, ``?``, ``[...]``, and ``**`` for folders.
 
+    A shell leaves "~/" as it is where a pattern is quoted; it is the user's home here too.
+
     Raises:
         OSError: The store fails again and again.
     """
     from fsspec.implementations.arrow import ArrowFSWrapper
 
+    if pattern.startswith("~/"):
+        pattern = os.path.expanduser(pattern)  # noqa: PTH111  # no home, no change
     system, path = locate(pattern)
     found = patiently(lambda: ArrowFSWrapper(system).glob(path, detail=True))
     names = sorted(name for name, info in found.items() if info["type"] == "file")

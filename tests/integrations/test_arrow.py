@@ -167,6 +167,23 @@ def test_missing_columns_and_models_are_refused(weights, tmp_path):
         absent(pa.table({"path": ["x"]}))
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "read"),
+    [("id", ["7"], 7), ("id", [7.0], 7), ("path", pa.array([b"x.png"]), "x.png")],
+)
+def test_columns_of_other_types_are_read_where_they_mean_the_same(weights, column, values, read):
+    table = pa.table({"bytes": [b""]}).append_column(column, [values])
+    (row,) = Propose(weights=weights, **OPTIONS)(table).to_pylist()
+    assert row[column] == read
+
+
+@pytest.mark.parametrize(("column", "values"), [("id", ["a"]), ("id", [1.5]), ("path", [[1]])])
+def test_columns_of_other_types_are_refused_before_work_begins(weights, column, values):
+    table = pa.table({"bytes": [b""]}).append_column(column, [values])
+    with pytest.raises(ValueError, match=f"table: column {column}: expected "):
+        Propose(weights=weights, **OPTIONS)(table)
+
+
 @pytest.mark.slow
 def test_exported_model_needs_no_torch(photos, tmp_path):
     from reference.thin_models import thinnest

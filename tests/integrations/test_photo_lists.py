@@ -33,7 +33,19 @@ def test_photos_of_a_folder_are_listed_by_name(folder, monkeypatch):
 
 def test_patterns_reach_deeper_folders(folder):
     assert paths(folder / "**/*.webp") == [str(folder / "deep/c.webp")]
+    assert paths(folder / "*.png") == [str(folder / "a.png")]  # no hidden one
     assert paths(folder / "a.png") == [str(folder / "a.png")]
+
+
+def test_quoted_patterns_begin_at_home(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert paths("~/photos/*.png") == [str(folder / "a.png")]
+
+
+def test_photo_with_signs_of_a_pattern_in_its_name_is_that_photo(folder):
+    for name in ("c[1].png", "what?.png"):
+        (folder / name).write_bytes(b"")
+        assert paths(folder / name) == [str(folder / name)]
 
 
 def test_text_file_lists_a_path_in_each_line(tmp_path, monkeypatch):
@@ -42,6 +54,14 @@ def test_text_file_lists_a_path_in_each_line(tmp_path, monkeypatch):
         "\ufeffa b.jpg\r\n\n/x/ü.png\na b.jpg\ns3://b/c.jpg".encode()
     )
     assert paths("list.txt") == [str(tmp_path / "a b.jpg"), "/x/ü.png", "s3://b/c.jpg"]
+
+
+def test_text_file_in_another_encoding_costs_its_odd_names_or_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_bytes("/a.png\r\n/caf\xe9.png\r\n".encode("cp1252"))
+    assert paths(tmp_path / "list.txt") == ["/a.png", r"/caf\xe9.png"]
+    (tmp_path / "list.txt").write_text("/a.png", "utf-16")
+    with pytest.raises(ValueError, match=r"list\.txt: is not a text file in UTF-8"):
+        paths(tmp_path / "list.txt")
 
 
 def test_parquet_file_lists_paths_and_ids(tmp_path):

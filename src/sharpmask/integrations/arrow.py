@@ -92,7 +92,7 @@ class Propose:
                 f"table: expected a column path or bytes, got {', '.join(table.column_names)}"
             )
         columns = [name for name in ("id", "path", "bytes") if name in table.column_names]
-        photos = table.select(columns).to_pylist()
+        photos = _typed(table.select(columns)).to_pylist()
         assigned = self.cores or int(os.environ.get("OMP_NUM_THREADS", 0)) or math.inf
         with at_most(assigned):
             proposer = _loaded(self)
@@ -117,6 +117,24 @@ class Propose:
 
         for batch in batches:
             yield from self(pa.Table.from_batches([batch])).to_batches()
+
+
+def _typed(table: "pa.Table") -> "pa.Table":
+    """The same with integers as ids and texts as paths.
+
+    Raises:
+        ValueError: They are something else.
+    """
+    import pyarrow as pa
+
+    for name in {"id", "path"} & set(table.column_names):
+        kind = schema().field(name).type
+        try:
+            column = table[name].cast(kind)
+        except pa.ArrowException as error:
+            raise ValueError(f"table: column {name}: expected {kind}: {error}") from None
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 _fingerprint = cache(source_fingerprint)

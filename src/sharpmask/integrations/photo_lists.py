@@ -36,12 +36,19 @@ def list_photos(source: str, report: Report) -> "pa.Table":
     elif source.endswith(".parquet"):
         return _of_parquet(source, report)
     elif source.endswith(".txt"):
-        lines = read_bytes(source).decode("utf-8-sig").splitlines()
+        content = read_bytes(source)
+        if b"\0" in content:
+            raise ValueError(f"{source}: is not a text file in UTF-8; save it as one")
+        # Whatever bytes a name is made of, it costs its own photo at most.
+        lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
         paths = [absolute(line.strip()) for line in lines if line.strip()]
-    elif source.lower().endswith(SUFFIXES) and not any(sign in source for sign in "*?["):
+    elif Path(source).is_file() or (
+        source.lower().endswith(SUFFIXES) and not any(sign in source for sign in "*?[")
+    ):
         paths = [absolute(source)]
     else:
-        paths = matching(source)
+        # As in a folder: macOS leaves a "._photo.jpg" beside each photo.
+        paths = [path for path in matching(source) if not PurePath(path).name.startswith(".")]
     if not paths:
         raise ValueError(f"{source}: no photos there; give a folder, a pattern or a list of paths")
     return pa.table({"path": [*dict.fromkeys(map(_as_text, paths))]})
