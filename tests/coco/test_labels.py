@@ -101,6 +101,18 @@ def test_photos_beside_their_labels_are_not_taken_for_masks(photos, tmp_path):
         read_labels(tmp_path / "photos", tmp_path / "photos")
 
 
+def test_masks_may_lie_beside_photos_of_their_names(tmp_path):
+    for suffix in (".bmp", ".jpg", ".webp"):
+        for old in tmp_path.iterdir():
+            old.unlink()
+        Image.new("RGB", (80, 60)).save(tmp_path / f"a{suffix}")
+        Image.fromarray(np.eye(60, 80, dtype=np.uint8)).save(tmp_path / "a.png")
+        (image,) = read_labels(tmp_path, tmp_path).images
+        assert image.file_name == f"a{suffix}"
+        (annotation,) = image.annotations
+        np.testing.assert_array_equal(mask_of(annotation.rle), np.eye(60, 80, dtype=bool))
+
+
 def test_every_shape_of_labelme_that_has_an_area_is_read(tmp_path):
     def shape(kind, *points, **more):
         return {"label": kind, "shape_type": kind, "points": [*map(list, points)], **more}

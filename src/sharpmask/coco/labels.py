@@ -48,7 +48,9 @@ def read_labels(labels: Path, images: Path) -> CocoFile:
     """
     if not labels.is_dir():
         return read_coco(labels)
-    photos = {_spelt(photo.stem): photo for photo in list_images(images)}
+    # Of two files of one name the PNG may be the mask of the other.
+    listed = sorted(list_images(images), key=lambda photo: photo.suffix.lower() != ".png")
+    photos = {_spelt(photo.stem): photo for photo in listed}
     found = _labels_of(labels, photos)
     if not found:
         raise ValueError(

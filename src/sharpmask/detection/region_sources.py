@@ -75,7 +75,8 @@ class CachedRegions:
     """
 
     def __init__(self, folder: Path, weights: Path, proposer: Proposer) -> None:
-        settings = {key: value for key, value in vars(proposer).items() if key != "engine"}
+        how = ("engine", "at_once")  # which change no proposal
+        settings = {key: value for key, value in vars(proposer).items() if key not in how}
         known = repr((VERSION, proposer.engine.name, sorted(settings.items())))
         files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
         self.folder = folder / fingerprint(known.encode(), *files)[:16]
