@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from test_regions import SIZE, rectangle
 
-from sharpmask.detection.detections import Category
+from sharpmask.detection.detections import Category, Detections
 from sharpmask.detection.detector import MAX_DETECTIONS, Detector
 from sharpmask.detection.heads import RegionHead
 from sharpmask.detection.regions import Regions
+from sharpmask.masks import encode
+from sharpmask.proposals import MAX_DRAWN
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 CATEGORIES = (Category(3, "cat"), Category(90, "dog"))
@@ -96,6 +98,20 @@ def test_boxes_alone_are_drawn_too():
     assert drawn[5, 5].any()
     assert not drawn[20:35, 41].any()
     assert found.plot(min_score=0.5)[21, 22].tolist() != PHOTO[21, 22].tolist()
+
+
+def test_a_large_photo_is_drawn_smaller():
+    masks, boxes = (
+        Detections(
+            np.zeros((3, 2 * MAX_DRAWN + 1, 3), np.uint8), CATEGORIES, np.zeros(1, int),
+            np.ones(1), np.array([[3000, 0, 6000, 3]], float), rles,
+        )
+        for rles in ((encode(np.ones((3, 3000), bool), (3, 2 * MAX_DRAWN + 1), 0, 3000),), None)
+    )  # fmt: skip
+    drawn = masks.plot()
+    assert drawn.shape == (1, -(-(2 * MAX_DRAWN + 1) // 3), 3)
+    np.testing.assert_array_equal(np.flatnonzero(drawn.any((0, 2))), np.arange(1000, 2000))
+    np.testing.assert_array_equal(boxes.plot(), drawn)
 
 
 def test_strange_settings_are_refused():

@@ -8,7 +8,9 @@ import numpy as np
 
 from sharpmask import defaults
 from sharpmask.drawing import draw_masks
+from sharpmask.images import reduce_image
 from sharpmask.masks import Rle, decode, rle_areas
+from sharpmask.proposals import MAX_DRAWN
 from sharpmask.shapes import Bool, Float, Int, UInt8
 
 
@@ -115,12 +117,16 @@ class Detections:
     def plot(self, min_score: float = defaults.OVERLAY_SCORE) -> UInt8[np.ndarray, "h w 3"]:
         """The objects with at least ``min_score`` drawn on the photo, with their names.
 
-        Where there are no masks their boxes are drawn.
+        Where there are no masks their boxes are drawn. A photo with a side of more than
+        ``MAX_DRAWN`` pixels is drawn smaller.
         """
         shown = np.flatnonzero(self.scores >= min_score)
         names = self.names
         labels = [f"{names[k]} {self.scores[k]:.2f}" for k in shown]
-        return draw_masks(self.image, (self._mask(k) for k in shown.tolist()), labels)
+        factor = -(-max(self.image_size) // MAX_DRAWN)
+        image = reduce_image(self.image, factor) if factor > 1 else self.image
+        masks = (self._mask(k)[::factor, ::factor] for k in shown.tolist())
+        return draw_masks(image, masks, labels)
 
     def _mask(self, number: int) -> np.ndarray:
         if self.encoded is not None:
