@@ -351,7 +351,7 @@ def test_image_ids_come_from_an_annotation_file(tmp_path, propose):
     assert result.exit_code == 1
     assert f"{photos[2]}: left out: no image has its name" in result.stderr
     assert [record["image_id"] for record in results(tmp_path / "out")] == [70] * 3 + [4] * 3
-    assert "for 2 of 3 photos" in result.stdout
+    assert "for 2 of 3 photos, 1 left out, " in result.stdout
 
 
 @pytest.mark.parametrize(

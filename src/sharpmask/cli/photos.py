@@ -113,8 +113,10 @@ class Results:
             raise typer.Exit(2)
         if self.as_json and outcome.done:
             print_file(self.file)
-        failed = given - outcome.done
+        left_out, failed = given - outcome.photos, outcome.photos - outcome.done
         line = f"{outcome.records} {self.file.stem} for {outcome.done} of {given} photos"
+        if left_out:
+            line += f", {left_out} left out"
         if failed:
             line += f", {failed} could not be read"
         if outcome.undrawn:
@@ -124,7 +126,7 @@ class Results:
             line += f": {', '.join([str(self.file), *(each.place.name for each in writers)])}"
         if not self.quiet:
             (err if self.as_json else out).print(line, markup=False)
-        if failed or outcome.undrawn:
+        if left_out or failed or outcome.undrawn:
             raise typer.Exit(1)
 
     def _from_stdin(self, images: Sequence[Path]) -> Photo:
