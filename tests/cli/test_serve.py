@@ -18,6 +18,14 @@ def test_a_server_for_others_needs_a_token(host):
     assert f"--host {host}: others than this machine could ask; give --token" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--label-studio", "--origin"])
+@pytest.mark.parametrize("address", ["localhost:8080", "example.org", "http://"])
+def test_an_address_that_no_client_can_have_is_refused(option, address):
+    result = CliRunner().invoke(app, ["serve", option, address])
+    assert result.exit_code == 2
+    assert f"{option} {address}: must begin with http://" in result.stderr
+
+
 def test_a_port_that_is_taken_is_told(tmp_path):
     import socket
 

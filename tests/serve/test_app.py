@@ -295,9 +295,11 @@ def test_another_name_of_this_machine_is_refused(app):
     assert propose(client).status_code == 400
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("origins", [(), ("http://labels.example",)])
-def test_other_origins_are_told_to_go_unless_named(proposer, origins):
-    client = client_of(create_app(Photos(proposer), Settings(origins=origins)))
+def test_other_origins_are_told_to_go_unless_named(proposer, origins, slash):
+    named = [origin + slash for origin in origins]  # as an address bar shows it
+    client = client_of(create_app(Photos(proposer), Settings(origins=named)))
     for origin in ("http://labels.example", "http://evil.example"):
         answer = propose(client, SMALL, headers={"Origin": origin})
         allowed = answer.headers.get("access-control-allow-origin")

@@ -120,7 +120,7 @@ def create_app(photos: Photos | PhotosApart, settings: Settings | None = None) -
         middleware.append(
             Middleware(
                 CORSMiddleware,
-                allow_origins=list(settings.origins),
+                allow_origins=[origin.rstrip("/") for origin in settings.origins],
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type"],
             )

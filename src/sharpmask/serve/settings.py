@@ -1,5 +1,6 @@
 """How a server behaves, and what it takes upon itself."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,9 @@ class Settings:
         label_studio_token: Access token there; "" to use the one that Label Studio sends.
         labels: Which masks label tools get.
         names: Whether the photos have a detector; without one ``/v1/detect`` is not there.
+
+    Raises:
+        ValueError: An address does not say how it is reached.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -55,3 +59,13 @@ class Settings:
     label_studio_token: str = ""
     labels: Selection = field(default_factory=Selection)
     names: bool = False
+
+    def __post_init__(self) -> None:
+        for name, address in (
+            ("label-studio", self.label_studio), *(("origin", each) for each in self.origins)
+        ):  # fmt: skip
+            if address not in ("", "*", "null") and not re.match(r"[a-z][a-z+-]*://[^/]", address):
+                raise ValueError(
+                    f"--{name} {address}: must begin with http:// or https://, as "
+                    "http://localhost:8080 does"
+                )
