@@ -183,6 +183,16 @@ def test_a_cleaned_mask_is_one_piece_without_holes_and_stays_so(some):
     np.testing.assert_array_equal(cleaned(*once), once)
 
 
+@given(mask_lists(), st.integers(1, 6))
+def test_pieces_are_counted_as_scipy_counts_them(some, least):
+    expected = []
+    for mask in some:
+        labels, _ = ndimage.label(mask)
+        expected.append(int((np.bincount(labels.ravel())[1:] >= least).sum()))
+    runs = Runs.of([rle_of(mask) for mask in some], some[0].shape)
+    assert runs.pieces(least).tolist() == expected
+
+
 def test_cleaned_shapes_are_those_of_scipy():
     for mask, found in zip(shapes(480, 640), cleaned(*shapes(480, 640)), strict=True):
         pieces, _ = ndimage.label(ndimage.binary_fill_holes(mask))

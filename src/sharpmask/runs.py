@@ -80,6 +80,13 @@ class Runs:
         """
         return self._filled()._largest()
 
+    def pieces(self, least: int) -> Int[np.ndarray, " n"]:
+        """How many pieces of at least so many pixels each mask has."""
+        starts, ends = self.edges[::2], self.edges[1::2]
+        areas = np.bincount(_pieces(starts, ends, self._stride), ends - starts)
+        mask = starts[np.flatnonzero(areas >= least)] // (self._stride * (self.image_size[1] + 1))
+        return np.bincount(mask, minlength=self.count)
+
     def rles(self) -> list[Rle]:
         """Each mask as compressed COCO RLE."""
         height, width = self.image_size

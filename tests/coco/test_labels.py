@@ -14,6 +14,7 @@ from sharpmask.coco.labelme_files import labelme_objects
 from sharpmask.coco.labels import read_labels
 from sharpmask.coco.mask_files import mask_objects
 from sharpmask.coco.yolo_files import yolo_objects
+from sharpmask.training.finetune import sound_labels
 from sharpmask.writers.labelme import LabelmeWriter
 from sharpmask.writers.mask_pngs import MaskWriter
 from sharpmask.writers.yolo import YoloWriter
@@ -216,6 +217,25 @@ def test_every_colour_of_a_mask_picture_is_an_object(tmp_path):
     found = masks_of(read_labels(tmp_path / "masks", tmp_path / "photos"))
     assert sorted(int(mask.sum()) for mask in found["a.png"]) == [30, 44]
     assert [int(mask.sum()) for mask in found["b.png"]] == [600]
+
+
+@pytest.mark.parametrize(("columns", "count", "value"), [(10, 1, 255), (9, 0, 255), (10, 0, None)])
+def test_one_value_for_many_objects_is_told(tmp_path, columns, count, value):
+    cells = np.zeros((20, 100), np.uint8)
+    for column in range(columns):
+        cells[5:10, 10 * column : 10 * column + 5] = value or 1 + column
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(cells).save(tmp_path / "photos" / "a.png")
+    Image.fromarray(cells).save(tmp_path / "masks" / "a.png")
+    file = read_labels(tmp_path / "masks", tmp_path / "photos")
+    assert len(file.own_problems) == count
+    for problem in file.own_problems:
+        assert str(problem).startswith("a.png: a value has 10 pieces, and every value is one obj")
+    said = []
+    sound_labels(tmp_path / "masks", tmp_path / "photos", said.append)
+    assert len(said) == count
+    assert all(line.startswith("masks: 1 files may hold one mask for all") for line in said)
 
 
 def test_a_photo_is_not_taken_for_a_picture_of_masks(tmp_path):

@@ -8,11 +8,14 @@ from typing import Any
 
 from sharpmask.coco.labelme_files import labelme_objects
 from sharpmask.coco.mask_files import mask_objects
-from sharpmask.coco.problems import BAD_LABELS, Problem
+from sharpmask.coco.problems import BAD_LABELS, MERGED, Problem
 from sharpmask.coco.reader import CocoFile, parse_coco, read_coco
 from sharpmask.coco.yolo_files import yolo_objects
 from sharpmask.images import list_images, read_image
+from sharpmask.runs import Runs
 
+MANY_PIECES, PIECE_AREA, FEW_VALUES = 10, 20, 30
+"""A value of so many pieces of so many pixels, in a picture of few values, stands for a kind."""
 Objects = list[tuple[str, Any]]
 """Of each object its label and its COCO segmentation."""
 
@@ -66,6 +69,12 @@ def read_labels(labels: Path, images: Path) -> CocoFile:
         except (ValueError, OSError) as error:
             problems.append(Problem(entry.name, BAD_LABELS, str(error)))
             continue
+        if _form(entry) == ".png" and (most := _most_pieces(size, objects)) >= MANY_PIECES:
+            text = (
+                f"a value has {most} pieces, and every value is one object; if these are many "
+                "objects, give each a value of its own"
+            )
+            problems.append(Problem(entry.name, MERGED, text))
         image_id = len(content["images"]) + 1
         height, width = size
         content["images"].append(
@@ -82,6 +91,14 @@ def read_labels(labels: Path, images: Path) -> CocoFile:
     content["categories"] = [{"id": k, "name": label} for label, k in categories.items()]
     file = parse_coco(content, labels)
     return replace(file, own_problems=(*problems, *file.own_problems))
+
+
+def _most_pieces(size: tuple[int, int], objects: Objects) -> int:
+    """The most pieces of an object, if a picture has as few values as there may be kinds."""
+    if not 0 < len(objects) <= FEW_VALUES:
+        return 0
+    runs = Runs.of([segmentation for _, segmentation in objects], size)
+    return int(runs.pieces(PIECE_AREA).max())
 
 
 def _labels_of(folder: Path, photos: dict[str, Path]) -> dict[str, Path]:

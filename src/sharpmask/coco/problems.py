@@ -70,6 +70,7 @@ NO_LIST_OF_CATEGORIES = Kind("no categories", "refused", "refused", "category")
 NO_CATEGORIES = Kind("no categories", "used", "refused", "category")
 NO_OBJECTS = Kind("no object", "used", "refused")
 BAD_LABELS = Kind("file of labels that cannot be read", "skipped", "missed")
+MERGED = Kind("value of a picture of masks in many pieces", "used", "used")
 # --- categories ---
 BAD_CATEGORY = Kind("category without id or name", "refused", "refused", "category")
 CATEGORY_TWICE = Kind("category id more than once", "used", "refused", "category")

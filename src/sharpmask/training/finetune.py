@@ -13,7 +13,7 @@ from torch import nn
 from sharpmask import defaults
 from sharpmask.coco.annotations import CocoDataset, dataset_of, photo_of, photo_problems
 from sharpmask.coco.labels import read_labels
-from sharpmask.coco.problems import raise_first
+from sharpmask.coco.problems import MERGED, raise_first
 from sharpmask.coco.reader import CocoFile
 from sharpmask.coco.sizes import (
     most_objects,
@@ -196,6 +196,8 @@ def sound_labels(labels: Path, images: Path, report: Report) -> CocoFile:
     """
     file = read_labels(labels, images)
     raise_first(file.path, (p for p in file.problems if p.kind.training == "refused"))
+    if merged := [problem for problem in file.own_problems if problem.kind is MERGED]:
+        report(f"{labels.name}: {len(merged)} files may hold one mask for all, e.g. {merged[0]}")
     problems = photo_problems([photo_of(image, images) for image in file.images])
     tell_left_out([*filter(None, problems)], len(problems), labels.name, report)
     there = zip(file.images, problems, strict=True)
