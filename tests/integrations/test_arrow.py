@@ -129,12 +129,14 @@ def test_it_travels_and_loads_the_model_once_per_process(weights, photos, monkey
     assert len(loads) == 1
 
 
-@pytest.mark.parametrize(("given", "environment", "used"), [(3, "2", 3), (None, "2", 2)])
+@pytest.mark.parametrize(
+    ("given", "environment", "used"), [(3, "2", 3), (None, "2", 2), (None, "2,1", 2), (None, "", 4)]
+)
 def test_cores_are_those_given_or_those_of_the_scheduler(
     weights, photos, monkeypatch, given, environment, used
 ):
-    monkeypatch.setattr(threads, "visible_cores", lambda: 64)
-    monkeypatch.setattr(threads, "_quota", lambda root: 64)
+    monkeypatch.setattr(threads, "visible_cores", lambda: 4)
+    monkeypatch.setattr(threads, "_quota", lambda root: 4)
     monkeypatch.setenv("OMP_NUM_THREADS", environment)
     seen = []
     load = arrow.load_engine
@@ -146,7 +148,7 @@ def test_cores_are_those_given_or_those_of_the_scheduler(
     monkeypatch.setattr(arrow, "load_engine", watched)
     Propose(weights=weights, cores=given, **OPTIONS)(pa.table({"path": photos[:1]}))
     assert seen == [used, used]
-    assert threads.cores() == 64
+    assert threads.cores() == 4
 
 
 def test_fingerprint_is_that_of_the_machine_where_it_is_asked(weights, tmp_path):

@@ -93,7 +93,9 @@ class Propose:
             )
         columns = [name for name in ("id", "path", "bytes") if name in table.column_names]
         photos = _typed(table.select(columns)).to_pylist()
-        assigned = self.cores or int(os.environ.get("OMP_NUM_THREADS", 0)) or math.inf
+        # OpenMP takes a list too, a number for each level of nested loops.
+        given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        assigned = self.cores or (int(given) if given.isdecimal() else 0) or math.inf
         with at_most(assigned):
             proposer = _loaded(self)
             calls = map_ordered(
