@@ -76,6 +76,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder as far as the system lets go of it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     """Write a JSON file."""
     text = json.dumps(content, indent=indent, allow_nan=False)
@@ -118,10 +127,7 @@ def owned(folder: Path) -> Iterator[None]:
         ) from None
     try:
         for left in [*folder.rglob(f".*{PART}")]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+            remove(left)
         yield
     finally:
         lock.release()
@@ -187,10 +193,7 @@ def prune(folder: Path, max_bytes: int) -> None:
             break
         if path.name == LOCK:
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
         excess -= size
 
 

@@ -3,10 +3,12 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from found_masks import write_photos
 from sharpmask.coco.numbers import integer
 from sharpmask.engines import threads
 from sharpmask.files import owned
@@ -20,6 +22,9 @@ from sharpmask.inference.batch import (
     write_records,
 )
 from sharpmask.inference.journal import Photo
+from sharpmask.selection import Segments
+from sharpmask.writers.formats import FORMATS, writers_for
+from sharpmask.writers.writer import Destination
 
 PICTURE = np.full((4, 6, 3), 77, np.uint8)
 
@@ -274,6 +279,40 @@ def test_an_unreadable_photo_leaves_no_older_results(tmp_path):
     outcome, lines = write([tmp_path / "1.bad"], tmp_path / "found.json")
     assert (outcome.done, lines) == (0, ["1.bad: broken; fetch it again"])
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_photo_that_became_unreadable_leaves_no_older_files(tmp_path):
+    photos, _ = write_photos(tmp_path / "photos", ["a.png", "b.png"])
+    destination = Destination(tmp_path / "out", [photo.path for photo in photos])
+    formats = [name for name in FORMATS if name != "parquet"]
+    found = {photo.path: photo for photo in photos}
+
+    class Found(NamedTuple):
+        image: np.ndarray
+        segments: Segments
+
+        def to_coco(self, image_id):
+            return self.segments.to_coco(image_id)
+
+    def find(path):
+        read_image(path)
+        return Found(found[path].image, found[path].segments)
+
+    def run():
+        return write_records(
+            [Photo(photo.path, photo.id) for photo in photos], find, tmp_path / "out/found.json",
+            settings={}, draw=lambda found: found.image, writers=writers_for(formats, destination),
+        )  # fmt: skip
+
+    def named(letter):
+        return [path for path in (tmp_path / "out").rglob("*") if path.stem == letter]
+
+    assert run().complete
+    assert len(named("a")) == len(named("b")) == 7  # labelme, cut-outs, 2 of masks, 2 of YOLO, one
+    photos[1].path.write_bytes(b"broken")
+    assert run().done == 1
+    assert len(named("a")) == 7
+    assert named("b") == []
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path):

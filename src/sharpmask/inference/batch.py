@@ -13,7 +13,7 @@ import numpy as np
 from sharpmask.coco.reader import read_image_ids
 from sharpmask.coco.records import spellings
 from sharpmask.engines.threads import cores, shared_by
-from sharpmask.files import owned, replacing_file
+from sharpmask.files import owned, remove, replacing_file
 from sharpmask.images import ImageError, write_image
 from sharpmask.inference.journal import Journal, Photo, Span
 from sharpmask.inference.picture_names import overlay_paths, refuse_photos
@@ -207,8 +207,11 @@ def write_records(
                     image_size, records, problem = call.result()
                 except ImageError as error:
                     report(str(error))
-                    with suppress(KeyError, OSError):  # an older one would pass for this photo's
-                        pictures[photo.path].unlink()
+                    own = [file for writer in writers for file in writer.files_of(photo.path)]
+                    if draw:
+                        own.append(pictures[photo.path])
+                    for older in own:  # would pass for this photo's
+                        remove(older)
                     continue
                 journal.add(photo, image_size, records)
                 if problem:

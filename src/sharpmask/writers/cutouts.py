@@ -1,5 +1,8 @@
 """Cut-outs: each object alone, on a transparent ground."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from sharpmask.drawing import cut_out
 from sharpmask.files import replacing_folder
 from sharpmask.images import png_bytes
@@ -19,10 +22,15 @@ class CutoutWriter(Writer):
         self.feather = feather
         self.place = destination.output / "cutouts"
 
+    def files_of(self, photo: Path) -> Sequence[Path]:
+        """A folder."""
+        return [self.place / self.destination.names[photo]]
+
     def add(self, photo: Segmented) -> None:
         """Write the cut-outs of a photo; those of an earlier run go."""
         assert photo.image is not None
-        with replacing_folder(self.place / self.destination.names[photo.path]) as folder:
+        (place,) = self.files_of(photo.path)
+        with replacing_folder(place) as folder:
             for number, rle in enumerate(photo.segments.rles(), start=1):
                 picture = cut_out(photo.image, rle, self.feather)
                 (folder / f"{number:03}.png").write_bytes(png_bytes(picture))

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ class LabelmeWriter(Writer):
         self.polygons = polygons
         self.place = destination.output / "labelme"
 
+    def files_of(self, photo: Path) -> Sequence[Path]:
+        """One file."""
+        return [self.place / f"{self.destination.names[photo]}.json"]
+
     def add(self, photo: Segmented) -> None:
         """Write a photo's file."""
         height, width = photo.segments.image_size
@@ -43,7 +48,8 @@ class LabelmeWriter(Writer):
             "imageHeight": height,
             "imageWidth": width,
         }
-        write_json(self.place / f"{self.destination.names[photo.path]}.json", content, indent=1)
+        (file,) = self.files_of(photo.path)
+        write_json(file, content, indent=1)
 
     def _masks(self, photo: Segmented) -> list[dict[str, Any]]:
         shapes = []

@@ -1,5 +1,8 @@
 """Masks as PNG: one indexed picture of a photo, and one black and white picture of each mask."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -25,13 +28,18 @@ class MaskWriter(Writer):
         self.destination = destination
         self.place = destination.output / "masks"
 
+    def files_of(self, photo: Path) -> Sequence[Path]:
+        """The folder of single masks, and the indexed picture."""
+        name = self.destination.names[photo]
+        return [self.place / "single" / name, self.place / "indexed" / f"{name}.png"]
+
     def add(self, photo: Segmented) -> None:
         """Write the pictures of a photo; those of an earlier run go."""
-        name = self.destination.names[photo.path]
-        with replacing_folder(self.place / "single" / name) as folder:
+        single, whole = self.files_of(photo.path)
+        with replacing_folder(single) as folder:
             for number, mask in enumerate(photo.segments.masks(), start=1):
                 (folder / f"{number:03}.png").write_bytes(png_bytes(mask))
-        with replacing_file(self.place / "indexed" / f"{name}.png") as file:
+        with replacing_file(whole) as file:
             file.write(png_bytes(indexed(photo.segments)))
 
 

@@ -76,13 +76,18 @@ class Writer:
 
     A run calls ``add`` as soon as a photo's masks are there, before it notes that the photo is
     done, so that a run that was killed lacks nothing when it goes on. It calls ``finish`` once, at
-    the end, with all photos that are done, also by earlier runs.
+    the end, with all photos that are done, also by earlier runs. Of a photo that cannot be read it
+    removes ``files_of``: older ones would pass for this photo's.
 
     Attributes:
         place: The file or folder that the format owns below the output folder.
     """
 
     place: Path
+
+    def files_of(self, photo: Path) -> Sequence[Path]:  # noqa: ARG002
+        """The files and folders that ``add`` writes for a photo."""
+        return ()
 
     def add(self, photo: Segmented) -> None:
         """Write the files of one photo."""

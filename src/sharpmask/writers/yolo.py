@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import fsencode
 from pathlib import Path
 
@@ -29,6 +29,12 @@ class YoloWriter(Writer):
         self.destination = destination
         self.place = destination.output / "yolo"
 
+    def files_of(self, photo: Path) -> Sequence[Path]:
+        """The labels, and the link to the photo."""
+        name = self.destination.names[photo]
+        images = self.place / "images"
+        return [self.place / "labels" / f"{name}.txt", images / f"{name}{photo.suffix}"]
+
     def add(self, photo: Segmented) -> None:
         """Write the labels of a photo, link the photo."""
         height, width = photo.segments.image_size
@@ -38,10 +44,10 @@ class YoloWriter(Writer):
             ring = polygons(rle)[0] / (width, height)
             values = " ".join(f"{value:.6f}" for value in ring.ravel())
             lines.append(f"{numbers[category]} {values}\n")
-        name = self.destination.names[photo.path]
-        with replacing_file(self.place / "labels" / f"{name}.txt") as file:
+        labels, link = self.files_of(photo.path)
+        with replacing_file(labels) as file:
             file.write("".join(lines).encode())
-        _link(photo.path, self._image(photo))
+        _link(photo.path, link)
 
     def finish(self, photos: Iterable[Segmented]) -> None:
         """Write what describes the data set."""
@@ -50,16 +56,13 @@ class YoloWriter(Writer):
             file.write("".join(f"{name}\n" for name in names).encode())
         with replacing_file(self.place / "photos.txt") as file:
             for photo in photos:
-                file.write(b"./images/" + fsencode(self._image(photo).name) + b"\n")
+                _, link = self.files_of(photo.path)
+                file.write(b"./images/" + fsencode(link.name) + b"\n")
         with replacing_file(self.place / "data.yaml") as file:
             lists = "train: photos.txt\nval: photos.txt\n"
             # JSON's strings are YAML's too.
             table = "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))
             file.write(f"{lists}nc: {len(names)}\nnames:\n{table}".encode())
-
-    def _image(self, photo: Segmented) -> Path:
-        name = self.destination.names[photo.path]
-        return self.place / "images" / f"{name}{photo.path.suffix}"
 
 
 def _link(photo: Path, link: Path) -> None:
