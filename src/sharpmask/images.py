@@ -121,12 +121,14 @@ def read_indices(data: bytes) -> Int[np.ndarray, "h w"]:
         with Image.open(io.BytesIO(data)) as picture:
             check_size((picture.height, picture.width), "mask", MAX_PIXELS)
             pixels = np.asarray(picture)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"a mask cannot be read ({reason_of(error)})") from None
-    if pixels.ndim == 3:  # transparency belongs to no object
-        red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int64), 2, 0)
-        pixels = red + 256 * green + 65536 * blue
     indices: Int[np.ndarray, "h w"] = pixels.astype(np.int64)
+    if pixels.ndim == 3:
+        colours = indices[..., : 1 if picture.mode == "LA" else 3]
+        # What cannot be seen belongs to no object.
+        shown = indices[..., -1] > 0 if picture.mode in ("LA", "RGBA") else True
+        indices = colours @ 256 ** np.arange(colours.shape[2]) * shown
     return indices
 
 

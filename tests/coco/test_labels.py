@@ -219,6 +219,33 @@ def test_every_colour_of_a_mask_picture_is_an_object(tmp_path):
     assert [int(mask.sum()) for mask in found["b.png"]] == [600]
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_pictures_of_masks_may_be_of_any_kind(tmp_path, mode):
+    mask = np.eye(9, dtype=np.uint8)
+    picture = Image.fromarray(255 * mask)
+    if mode == "I;16":
+        picture = Image.fromarray(mask.astype(np.uint16))
+    elif mode == "P":
+        picture.putpalette(bytes(range(256)) * 3)
+    else:
+        picture = picture.convert(mode)
+    if mode in ("LA", "RGBA"):  # a white ground that cannot be seen
+        picture.paste("white", mask=Image.fromarray(255 * (1 - mask)))
+        picture.putalpha(Image.fromarray(255 * mask))
+    assert picture.mode == mode
+    picture.save(tmp_path / "a.png")
+    size, ((_, rle),) = mask_objects(tmp_path / "a.png")
+    assert size == (9, 9)
+    np.testing.assert_array_equal(mask_of(rle), mask.astype(bool))
+
+
+def test_a_mask_too_large_for_pillow_is_told(tmp_path, monkeypatch):
+    Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match="a mask cannot be read"):
+        mask_objects(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(("columns", "count", "value"), [(10, 1, 255), (9, 0, 255), (10, 0, None)])
 def test_one_value_for_many_objects_is_told(tmp_path, columns, count, value):
     cells = np.zeros((20, 100), np.uint8)
