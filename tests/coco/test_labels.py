@@ -145,11 +145,21 @@ def test_every_shape_of_labelme_that_has_an_area_is_read(tmp_path):
     assert whole.sum() == 4
 
 
-def labelme_file(path, *shapes, **size):
+def labelme_file(path, *shapes, **more):
     """A file with shapes of some types: kind and points each."""
     shapes = [{"label": "a", "shape_type": kind, "points": points} for kind, points in shapes]
-    path.write_text(json.dumps({"imageHeight": 60, "imageWidth": 80, "shapes": shapes} | size))
+    path.write_text(json.dumps({"imageHeight": 60, "imageWidth": 80, "shapes": shapes} | more))
     return path
+
+
+def test_mask_of_a_photo_without_end_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.eye(4, dtype=bool)).save(file, "PNG")
+    shape = {"label": "a", "shape_type": "mask", "points": [[1, 1], [4, 4]]}
+    shape["mask"] = base64.b64encode(file.getvalue()).decode()
+    path = labelme_file(tmp_path / "a.json", shapes=[shape], imageHeight=2**62, imageWidth=2**62)
+    with pytest.raises(ValueError, match="a shape is malformed"):
+        labelme_objects(path)
 
 
 def test_labels_are_found_by_a_name_as_macos_spells_it(tmp_path):

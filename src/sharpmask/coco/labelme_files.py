@@ -57,7 +57,7 @@ def labelme_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, Any]]]
                     continue
                 groups[group] = [ring]
                 objects.append((label, groups[group]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"a shape is malformed: {error}") from None
     return size, objects
 
