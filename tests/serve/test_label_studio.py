@@ -240,7 +240,8 @@ def test_a_webhook_is_answered(client):
 @pytest.mark.parametrize(
     "question",
     [{}, {"tasks": 1, "label_config": BRUSH}, {"tasks": [], "label_config": "<View"},
-     {"tasks": [], "label_config": "<View><Image name='a'/></View>"}],
+     {"tasks": [], "label_config": "<View><Image name='a'/></View>"},
+     {"tasks": [], "label_config": BRUSH, "params": [1]}],
 )  # fmt: skip
 def test_what_label_studio_would_not_send_is_refused(client, question):
     assert client.post("/predict", json=question).status_code == 400

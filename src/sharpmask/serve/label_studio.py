@@ -128,13 +128,18 @@ class LabelStudio:
         with self.desk.place():
             content = await read_json(request)
             tasks, config = content.get("tasks"), content.get("label_config")
-            if not isinstance(tasks, list) or not isinstance(config, str):
-                raise HTTPException(400, "expected tasks, a list, and label_config, a text")
+            params = content.get("params") or {}
+            if not (
+                isinstance(tasks, list) and isinstance(config, str) and isinstance(params, dict)
+            ):
+                raise HTTPException(
+                    400, "expected tasks, a list, label_config, a text, and params, an object"
+                )
             try:
                 interface = Interface.of(config)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from None
-            context = (content.get("params") or {}).get("context") or {}
+            context = params.get("context")
             marks = context.get("result") if isinstance(context, dict) else None
             results = [await self._result(task, interface, marks or []) for task in tasks]
             answer = b'{"results": [%s]}' % b", ".join(results)
