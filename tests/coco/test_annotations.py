@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -289,7 +289,9 @@ def test_unreadable_photos_are_left_out_and_named(coco_folder, tmp_path):
     whole = (tmp_path / bad[2]).read_bytes()
     (tmp_path / bad[2]).write_bytes(whole[: len(whole) // 2])
     height, width = loaded.images[5].size
-    Image.new("RGB", (height, width)).save(tmp_path / bad[3])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (width, height)).save(tmp_path / bad[3], exif=exif)
     dataset, problems = leave_out_unreadable(load_coco(coco_folder.train, tmp_path))
     kept = [image.id for image in loaded.images if image.path.name not in bad]
     assert [image.id for image in dataset.images] == kept
@@ -297,7 +299,10 @@ def test_unreadable_photos_are_left_out_and_named(coco_folder, tmp_path):
         [True] * 4
     )
     assert "no such file" in problems[0]
-    assert f"is {height}x{width}, its annotations say {width}x{height}" in problems[3]
+    assert (
+        f"is {height}x{width}, its annotations say {width}x{height}; were they made " in problems[3]
+    )
+    assert "without its EXIF orientation?" in problems[3]
     assert dataset.categories == loaded.categories
     assert dataset.skipped == loaded.skipped
 

@@ -81,9 +81,11 @@ class CocoImage:
         pixels = read_image(self.path)
         height, width = pixels.shape[:2]
         if (height, width) != self.size:
+            turned = (width, height) == self.size
             raise ValueError(
                 f"{self.path}: the photo is {width}x{height}, its annotations say "
                 f"{self.size[1]}x{self.size[0]}"
+                + ("; were they made without its EXIF orientation?" if turned else "")
             )
         return pixels
 
