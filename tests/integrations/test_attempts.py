@@ -2,12 +2,12 @@
 
 import os
 import signal
+import tempfile
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
 
-from sharpmask.files import cache_folder
 from sharpmask.integrations import attempts
 from sharpmask.integrations.arrow import Propose, schema
 from sharpmask.integrations.attempts import PATIENCE, propose_again
@@ -37,18 +37,27 @@ def in_child(work):
     return os.waitpid(child, 0)[1]
 
 
-def notes():
-    folder = cache_folder() / "attempts"
-    return list(folder.iterdir()) if folder.exists() else []
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """Where notes are kept, and a user without a home."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    (tmp_path / "file").write_text("")
+    return tmp_path
 
 
-def test_what_succeeds_leaves_no_note():
+@pytest.fixture
+def notes(temporary):
+    return lambda: list(temporary.glob("sharpmask-attempts*/*"))
+
+
+def test_what_succeeds_leaves_no_note(notes):
     harmless = PHOTOS.take([0, 2])
     assert propose_again(Deadly(), harmless, "part")["id"].to_pylist() == [1, 3]
     assert notes() == []
 
 
-def test_each_process_that_ends_is_counted_and_what_succeeds_is_forgotten():
+def test_each_process_that_ends_is_counted_and_what_succeeds_is_forgotten(notes):
     for count in range(1, 3):
         assert in_child(lambda: propose_again(Deadly(), PHOTOS, "part")) == signal.SIGKILL
         (note,) = notes()
@@ -58,7 +67,7 @@ def test_each_process_that_ends_is_counted_and_what_succeeds_is_forgotten():
 
 
 @pytest.mark.slow  # starts processes
-def test_photo_that_ends_each_process_has_an_error_and_the_others_their_rows():
+def test_photo_that_ends_each_process_has_an_error_and_the_others_their_rows(notes):
     for _ in range(PATIENCE):
         assert in_child(lambda: propose_again(Deadly(), PHOTOS, "part")) == signal.SIGKILL
     found = propose_again(Deadly(), PHOTOS, "part")
@@ -68,7 +77,7 @@ def test_photo_that_ends_each_process_has_an_error_and_the_others_their_rows():
     assert notes() == []
 
 
-def test_photos_that_end_this_process_all_the_same_are_given_up(monkeypatch):
+def test_photos_that_end_this_process_all_the_same_are_given_up(monkeypatch, notes):
     monkeypatch.setattr(attempts, "_one_by_one", lambda propose, photos: [propose(photos)])
     for _ in range(2 * PATIENCE):
         assert in_child(lambda: propose_again(Deadly(), PHOTOS, "s3://b/part")) == signal.SIGKILL

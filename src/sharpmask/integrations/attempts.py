@@ -1,13 +1,16 @@
 """Photos that end the process which reads them, as one may that fills the memory."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpmask.files import cache_folder, fingerprint, replacing_file
+from sharpmask.files import fingerprint, replacing_file
 from sharpmask.integrations.arrow import Propose, schema
 
 if TYPE_CHECKING:
@@ -31,7 +34,10 @@ def propose_again(propose: Propose, photos: "pa.Table", key: str) -> "pa.Table":
     Raises:
         OSError: Reading them one by one has ended as many processes again.
     """
-    note = cache_folder() / "attempts" / fingerprint(key.encode())
+    # Not in the cache: a user without a home has one for each process, which forgets.
+    user = os.getuid() if hasattr(os, "getuid") else ""  # Windows: the folder is a user's own
+    notes = Path(tempfile.gettempdir()) / f"sharpmask-attempts{user}"
+    note = notes / fingerprint(key.encode())
     begun = 0
     with suppress(FileNotFoundError, ValueError):
         begun = int(note.read_text())
