@@ -557,6 +557,11 @@ def test_settings_that_are_no_sound_numbers_are_refused(setting, message):
         Proposer(CellEngine(), **setting)
 
 
+def test_scales_that_would_fill_the_memory_are_refused():
+    with pytest.raises(ImageError, match=r"enlarged by --scales=10: .* more than the 200,000,000"):
+        Proposer(CellEngine(), scales=[0, 10])(PHOTO)
+
+
 def test_counts_of_numpy_are_counts():
     proposer = Proposer(CellEngine(), num_proposals=np.int64(3), num_candidates=np.uint8(4))
     assert len(proposer(PHOTO)) == 3

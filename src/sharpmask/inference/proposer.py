@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sharpmask import defaults
+from sharpmask.decoding import MAX_PIXELS, check_size
 from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import EngineName, engine_of
 from sharpmask.engines.protocol import Engine, ScoreMaps
@@ -185,13 +186,20 @@ class Proposer:
         return replace(proposals, scores=scores)
 
     def levels(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Level]:
-        """The pyramid of a photo, each scale read and scored."""
+        """The pyramid of a photo, each scale read and scored.
+
+        Raises:
+            ImageError: At one of the scales it has more pixels than a photo may have.
+        """
         longest = max(image.shape[:2])
         reduction = min(0.0, float(np.log2(self.image_size / longest)))
         geometry = self.engine.geometry
         sizes = [
             geometry.scaled_size(image.shape[:2], octave + reduction) for octave in self.octaves
         ]
+
+        for octave, size in zip(self.octaves, sizes, strict=True):
+            check_size(size, f"the photo enlarged by --scales={octave:g}", MAX_PIXELS)
 
         def encode(size: tuple[int, int]) -> tuple[ScoreMaps, Any]:
             return self.engine.encode(self.scale(image, size))
