@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 import sharpmask.proposals
 from sharpmask.polygons import polygons
 from sharpmask.proposals import DRAWN_SHARE, Proposals
+from sharpmask.selection import Selection
 
 IMAGE_SIZE = (48, 70)
 
@@ -349,6 +350,17 @@ def test_an_enormous_photo_is_drawn_smaller(monkeypatch):
     different = (found != smaller.plot(2)).any(axis=2)
     assert different.mean() < 0.05  # at most along the outlines
     assert (found != smaller.image).any(axis=2).sum() > 12 * 12
+
+
+def test_an_enormous_photo_is_drawn_with_the_masks_that_were_chosen(monkeypatch):
+    masks = np.zeros((2, 80, 80), bool)
+    masks[0, 6:60, 6:30], masks[1, 6:60, 20:60] = True, True
+    scores = np.array([0.9, 0.8], np.float32)
+    chosen = Selection(no_overlap=True)(replace(at_pixels(masks), scores=scores))
+    monkeypatch.setattr(sharpmask.proposals, "MAX_DRAWN", 40)
+    apart = np.stack([masks[0], masks[1] & ~masks[0]])
+    smaller = replace(at_pixels(apart[:, ::2, ::2]), scores=scores)
+    np.testing.assert_array_equal(chosen.plot(2), smaller.plot(2))
 
 
 def test_a_plot_leaves_repeats_out():

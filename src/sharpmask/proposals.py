@@ -48,6 +48,7 @@ class Proposals:
             patches when they are first asked for.
         clean: Reduce each mask to its largest piece, with holes filled, when it is made of its
             patch.
+        remade: Whether ``encoded`` are other masks than those that the patches would make.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -57,6 +58,7 @@ class Proposals:
     mask_threshold: float
     encoded: tuple[Rle, ...] | None = None
     clean: bool = False
+    remade: bool = False
 
     def __post_init__(self) -> None:
         for name in ("image", "scores", "windows", "patch_masks"):
@@ -237,7 +239,7 @@ class Proposals:
 
     def with_rles(self, rles: Sequence[Rle]) -> "Proposals":
         """The same with other full-size masks; those in the patch frame stay as they are."""
-        return replace(self, encoded=tuple(rles))
+        return replace(self, encoded=tuple(rles), remade=True)
 
     def suppressed(self, threshold: float) -> "Proposals":
         """Without those that repeat a better one: greedy non-maximum suppression."""
@@ -257,10 +259,14 @@ class Proposals:
         best, distinct = near.distinct_first(repeats, count)
         best = best[:distinct]
         factor = -(-max(self.image_size) // MAX_DRAWN)
+        image, masks = self.image, best.masks()
         if factor > 1:
             image = reduce_image(self.image, factor)
-            best = replace(best, image=image, windows=best.windows / factor, encoded=None)
-        return draw_masks(best.image, best.masks(), [f"{score:.2f}" for score in best.scores])
+            masks = (mask[::factor, ::factor] for mask in masks)
+            if not self.remade:  # patches make small masks without large ones
+                windows = best.windows / factor
+                masks = replace(best, image=image, windows=windows, encoded=None).masks()
+        return draw_masks(image, masks, [f"{score:.2f}" for score in best.scores])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
