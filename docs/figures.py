@@ -225,6 +225,19 @@ def claims() -> str:
     return table(header, rows)
 
 
+def claims_forms() -> str:
+    """The papers' forms and the pyramid: same trunk, photos and processor time."""
+    kinds = [*(f"AR@{count}" for count in (10, 100, 1000)), "AR_S", "AR_M", "AR_L"]
+    rows = []
+    for form in ("original head", "head C", "SharpMask, k = 32", "feature pyramid"):
+        row = result("paper_claims")["rows"][f"YOLOX-Nano, {form}"]
+        cost = [f"{row['gflop']:.0f}", f"{row['relative_time']:.2f}"]
+        recall = [f"{100 * row['mask_AR'][kind]:.1f}" for kind in kinds]
+        rows.append([form, *cost, *recall, f"{100 * row['boundary_iou']:.1f}"])
+    header = ["YOLOX-Nano with", "GFLOP", "time", "mask AR@10", "@100", "@1000", "S", "M", "L"]
+    return table([*header, "boundary IoU"], rows)
+
+
 def claims_config() -> str:
     """The budget of the comparisons."""
     config = result("paper_claims")["config"]

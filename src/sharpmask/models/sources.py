@@ -54,7 +54,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     if is_repository(str(source)) and not path.parent.exists():
         return _download(str(source))
     close = difflib.get_close_matches(str(source), shipped(), n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
+    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(shipped())}"
     raise WeightsError(f"{source}: no such weights file or name; {hint}")
 
 
