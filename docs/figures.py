@@ -67,7 +67,7 @@ def summary() -> str:
     for name, scales in (
         ("sharpmask-pyramid-nano", "default"),
         ("sharpmask-pyramid-nano", "fast"),
-        ("sharpmask-mobilenetv2", "default"),
+        ("sharpmask-nano", "default"),
     ):
         kind = "" if scales == "default" else f"_{scales}"
         content = result(f"evaluation_{name}{kind}")
@@ -258,7 +258,7 @@ def headline_ratios() -> str:
     )
     recall = sharp / original
     released = [
-        result(f"evaluation_{name}-mobilenetv2")["masks"]["AR@100"]
+        result(f"evaluation_{name}-nano")["masks"]["AR@100"]
         for name in ("sharpmask", "deepmask")
     ]
     return table(
@@ -421,7 +421,7 @@ def targets() -> str:
             if name.startswith("sharpmask-pyramid-nano")
         ),
         [
-            "`sharpmask-mobilenetv2`, 100 proposals: time / time of a 4096^3 product, best engine",
+            "`sharpmask-nano`, 100 proposals: time / time of a 4096^3 product, best engine",
             f"{relative['OpenVINO, bfloat16']:.2f}",
             "at most .87",
         ],
