@@ -258,8 +258,7 @@ def headline_ratios() -> str:
     )
     recall = sharp / original
     released = [
-        result(f"evaluation_{name}-nano")["masks"]["AR@100"]
-        for name in ("sharpmask", "deepmask")
+        result(f"evaluation_{name}-nano")["masks"]["AR@100"] for name in ("sharpmask", "deepmask")
     ]
     return table(
         ["ratio of SharpMask to DeepMask original", "here", "reported in the paper"],
