@@ -117,7 +117,7 @@ def write_parts(
             # Twice as many as can run: no core waits for this process.
             cores = int(ray.cluster_resources().get("CPU", 1))  # machines come and go
             most = workers or max(1, 2 * cores // count)
-            for part in islice(left, most - len(running)):
+            for part in islice(left, max(0, most - len(running))):
                 running.append(write.remote(folder, part, propose, settings))
             if not running:
                 return
