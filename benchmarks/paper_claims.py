@@ -108,6 +108,12 @@ ROWS = (
     Row("YOLOX-Nano, feature pyramid", {"model": "pyramid", "trunk": "yolox_nano"}, trained=True),
 )
 
+FORMS = [
+    f"YOLOX-Nano, {form}"
+    for form in ("original head", "head C", "SharpMask, k = 32", "feature pyramid")
+]
+"""From DeepMask as published first to the pyramid: what one budget makes of each."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()

@@ -21,7 +21,7 @@ COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"
 ROWS: tuple[tuple[str, str], ...] = (
     ("sharpmask-pyramid-nano", "default"),
     ("sharpmask-pyramid-nano", "fast"),
-    ("sharpmask-mobilenetv2", "default"),
+    ("sharpmask-nano", "default"),
 )
 ENGINES: tuple[EngineName, ...] = ("onnx", "openvino", "openvino-bf16")
 ROUNDS = 7

@@ -45,7 +45,7 @@ from sharpmask.inference.batch import map_ordered, streams_for
 from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import build, load
 
-NAME = "sharpmask-mobilenetv2"
+NAME = "sharpmask-nano"
 COFFEE = Path(sharpmask.__file__).parent / "assets" / "coffee.jpg"
 ROUNDS = 3
 PHOTOS = 100

@@ -67,7 +67,7 @@ def summary() -> str:
     for name, scales in (
         ("sharpmask-pyramid-nano", "default"),
         ("sharpmask-pyramid-nano", "fast"),
-        ("sharpmask-mobilenetv2", "default"),
+        ("sharpmask-nano", "default"),
     ):
         kind = "" if scales == "default" else f"_{scales}"
         content = result(f"evaluation_{name}{kind}")
@@ -225,6 +225,19 @@ def claims() -> str:
     return table(header, rows)
 
 
+def claims_forms() -> str:
+    """The papers' forms and the pyramid: same trunk, photos and processor time."""
+    kinds = [*(f"AR@{count}" for count in (10, 100, 1000)), "AR_S", "AR_M", "AR_L"]
+    rows = []
+    for form in ("original head", "head C", "SharpMask, k = 32", "feature pyramid"):
+        row = result("paper_claims")["rows"][f"YOLOX-Nano, {form}"]
+        cost = [f"{row['gflop']:.0f}", f"{row['relative_time']:.2f}"]
+        recall = [f"{100 * row['mask_AR'][kind]:.1f}" for kind in kinds]
+        rows.append([form, *cost, *recall, f"{100 * row['boundary_iou']:.1f}"])
+    header = ["YOLOX-Nano with", "GFLOP", "time", "mask AR@10", "@100", "@1000", "S", "M", "L"]
+    return table([*header, "boundary IoU"], rows)
+
+
 def claims_config() -> str:
     """The budget of the comparisons."""
     config = result("paper_claims")["config"]
@@ -245,8 +258,7 @@ def headline_ratios() -> str:
     )
     recall = sharp / original
     released = [
-        result(f"evaluation_{name}-mobilenetv2")["masks"]["AR@100"]
-        for name in ("sharpmask", "deepmask")
+        result(f"evaluation_{name}-nano")["masks"]["AR@100"] for name in ("sharpmask", "deepmask")
     ]
     return table(
         ["ratio of SharpMask to DeepMask original", "here", "reported in the paper"],
@@ -408,7 +420,7 @@ def targets() -> str:
             if name.startswith("sharpmask-pyramid-nano")
         ),
         [
-            "`sharpmask-mobilenetv2`, 100 proposals: time / time of a 4096^3 product, best engine",
+            "`sharpmask-nano`, 100 proposals: time / time of a 4096^3 product, best engine",
             f"{relative['OpenVINO, bfloat16']:.2f}",
             "at most .87",
         ],

@@ -230,7 +230,7 @@ def desk(tmp_path):
     for name in ("photos", "new"):
         (tmp_path / name).symlink_to("images")
     weights = ROOT / "src" / "sharpmask" / "weights"
-    papers = weights / "sharpmask-mobilenetv2.safetensors"
+    papers = weights / "sharpmask-nano.safetensors"
     (tmp_path / "runs" / "sharpmask").mkdir(parents=True)
     (tmp_path / "runs" / "sharpmask" / "model.safetensors").symlink_to(papers)
     (tmp_path / "runs" / "cells").symlink_to(weights / "sharpmask-pyramid-nano")

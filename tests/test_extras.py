@@ -107,7 +107,7 @@ def test_evaluate_without_matplotlib_has_no_plots_and_says_so(tmp_path, coco_fol
         (["train", "deepmask"], "train: torch is not installed; pip install 'sharpmask[train]'"),
         (["export", "--output", "out"], "export: torch is not installed;"),
         (
-            ["propose", COFFEE, "--weights", "sharpmask-mobilenetv2"],
+            ["propose", COFFEE, "--weights", "sharpmask-nano"],
             "pip install 'sharpmask[train]",
         ),
         (["propose", COFFEE, "--engine", "torch"], "torch is not installed; pip install"),

@@ -190,8 +190,8 @@ def test_proposals_of_another_method(coco_folder, files, annotations, tmp_path):
         (["--category", "cow"], "category 'cow' is not in the data; it has: disc, plate, roof"),
         (["--min-objects", "99"], "no category has 99 objects to learn from"),
         (
-            ["--weights", "sharpmask-mobilenetv2"],
-            "sharpmask-mobilenetv2: a detector needs a model with a feature pyramid",
+            ["--weights", "sharpmask-nano"],
+            "sharpmask-nano: a detector needs a model with a feature pyramid",
         ),
     ],
     ids=str,

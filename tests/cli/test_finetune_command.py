@@ -51,7 +51,7 @@ def test_a_table_shows_before_and_after(cells, tmp_path):
         (["--scales", "huge"], "scales: expected one of default, fast, zoom, zoom2, or octaves"),
         (["--minutes", "0"], "minutes: expected more than 0"),
         (["--set", "stepps=3"], "did you mean 'steps'?"),
-        (["--from", "sharpmask-mobilenetv2"], "only models on a feature pyramid are tuned"),
+        (["--from", "sharpmask-nano"], "only models on a feature pyramid are tuned"),
         (["--val", "nowhere.json"], "nowhere.json"),
     ],
 )

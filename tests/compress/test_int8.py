@@ -19,7 +19,7 @@ from sharpmask.images import read_image, write_image
 from sharpmask.masks import rle_iou
 from sharpmask.models.sources import resolve
 
-COFFEE = resolve("sharpmask-mobilenetv2").parents[1] / "assets" / "coffee.jpg"
+COFFEE = resolve("sharpmask-nano").parents[1] / "assets" / "coffee.jpg"
 
 
 def annotated(tmp_path, photos):

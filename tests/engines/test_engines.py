@@ -28,7 +28,7 @@ from sharpmask.models.pretrained import save
 from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.models.sources import resolve
 
-NAMES = ("deepmask-mobilenetv2", "sharpmask-mobilenetv2")
+NAMES = ("deepmask-nano", "sharpmask-nano")
 EXPORTED = ("openvino", "onnx")
 COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
 

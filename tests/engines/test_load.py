@@ -18,7 +18,7 @@ from sharpmask.engines.protocol import Engine
 from sharpmask.extras import MissingExtraError
 from sharpmask.models.sources import WeightsError, resolve
 
-NAMES = ("deepmask-mobilenetv2", "sharpmask-mobilenetv2")
+NAMES = ("deepmask-nano", "sharpmask-nano")
 EXPORTED = ("openvino", "onnx")
 COFFEE = resolve(NAMES[0]).parents[1] / "assets" / "coffee.jpg"
 

@@ -66,14 +66,20 @@ def test_publishing(tmp_path, monkeypatch):
 
 def test_the_package_ships_these():
     kinds = {
-        "deepmask-mobilenetv2": DeepMask,
-        "sharpmask-mobilenetv2": SharpMask,
+        "deepmask-nano": DeepMask,
+        "sharpmask-nano": SharpMask,
         "sharpmask-pyramid-nano": SharpMaskPyramid,
     }
     assert set(names()) == kinds.keys()
     for name, kind in kinds.items():
         assert type(sharpmask.load(name)) is kind
         assert resolve(name).stat().st_size < 20e6
+
+
+@pytest.mark.parametrize("kind", ["deepmask", "sharpmask"])
+def test_names_of_0_1_lead_to_what_took_their_places(kind):
+    with pytest.warns(FutureWarning, match=f"{kind}-mobilenetv2 is now {kind}-nano"):
+        assert resolve(f"{kind}-mobilenetv2") == resolve(f"{kind}-nano")
 
 
 @pytest.mark.parametrize("name", names())

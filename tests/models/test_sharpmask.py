@@ -407,7 +407,7 @@ def test_the_original_deepmask_can_be_refined_too():
 )
 def test_a_single_last_channel_learns_whatever_the_seed(seed):
     """With weights of either sign in ``predict`` seeds 0 and 3 stay where they are, at .59."""
-    deepmask = sharpmask.load("deepmask-mobilenetv2")
+    deepmask = sharpmask.load("deepmask-nano")
     torch.manual_seed(seed)
     options = {"mask_channels": 16, "skip_channels": 16}
     model = build({"model": "sharpmask", "deepmask": deepmask.architecture, **options})

@@ -38,7 +38,7 @@ def test_folder_runs_of_two_photos_in_new_processes_end(tmp_path, size, note):
     for name in "ab":
         pixels = rng.integers(0, 256, (240, 320, 3), np.uint8)
         write_image(tmp_path / "photos" / f"{name}.png", pixels)
-    load_engine("sharpmask-mobilenetv2")  # exported before, so that threads meet
+    load_engine("sharpmask-nano")  # exported before, so that threads meet
     command = [sys.executable, "-c", "from sharpmask.cli.main import app; app()", "propose"]
     command += [str(tmp_path / "photos"), "--no-overlay", "--output"]
 
@@ -57,7 +57,7 @@ def test_folder_runs_of_two_photos_in_new_processes_end(tmp_path, size, note):
 @pytest.mark.parametrize("kind", ["openvino", "onnx"])
 def test_first_calls_of_two_threads_in_new_processes_end(cache, kind, size, note):
     count = size(50, 5)
-    source = "sharpmask-mobilenetv2" if kind == "openvino" else thin_file(cache)
+    source = "sharpmask-nano" if kind == "openvino" else thin_file(cache)
     load_engine(source, kind)
     longest = slowest([partial(cold, source, kind, timeout=HUNG_S)] * count)
     note(

@@ -230,7 +230,7 @@ start = time.perf_counter()
 import sharpmask
 seconds = time.perf_counter() - start
 assert "torch" not in sys.modules
-engine = sharpmask.load_engine("sharpmask-mobilenetv2", sys.argv[1])
+engine = sharpmask.load_engine("sharpmask-nano", sys.argv[1])
 proposals = sharpmask.Proposer(engine, num_proposals=5, scales=[-2])
 photo = sharpmask.__path__[0] + "/assets/coffee.jpg"
 print(seconds, len(proposals(photo)))

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import warnings
 from pathlib import Path
 
 from sharpmask.extras import extras_for
@@ -17,6 +18,8 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 """The models that come with the package."""
 DETECTORS = "detector-"
 """What the names of detectors begin with."""
+SUCCESSORS = {"deepmask-mobilenetv2": "deepmask-nano", "sharpmask-mobilenetv2": "sharpmask-nano"}
+"""Names of models of 0.1, and what such a name means now."""
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".t7", ".onnx", ".xml", ".json")
 """What a missing file of weights may end in, unlike a repository."""
 
@@ -44,6 +47,9 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         WeightsError: There is none.
         MissingExtraError: It is a repository, and huggingface_hub is not installed.
     """
+    if successor := SUCCESSORS.get(str(source)):
+        warnings.warn(f"{source} is now {successor}, a better model", FutureWarning, stacklevel=2)
+        source = successor
     if str(source) in shipped():
         return WEIGHTS / f"{source}.safetensors"
     path = Path(source)
@@ -54,7 +60,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     if is_repository(str(source)) and not path.parent.exists():
         return _download(str(source))
     close = difflib.get_close_matches(str(source), shipped(), n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(names())}"
+    hint = f"did you mean {close[0]!r}?" if close else f"known names: {', '.join(shipped())}"
     raise WeightsError(f"{source}: no such weights file or name; {hint}")
 
 

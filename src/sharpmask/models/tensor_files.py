@@ -66,9 +66,9 @@ def read_metadata(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Values of metadata; other programs write plain text there, which is left as it is."""
+    """Values of metadata by key; other programs write plain text there, which is left as it is."""
     values: dict[str, Any] = {}
-    for key, text in metadata.items():
+    for key, text in sorted(metadata.items()):
         try:
             values[key] = json.loads(text)
         except ValueError:
