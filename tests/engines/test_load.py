@@ -1,7 +1,9 @@
 """From a source to an engine: names, models, folders of exported models."""
 
 import json
+import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,11 @@ from reference.template_engine import TemplateEngine
 from reference.thin_models import thin, thin_export, thin_file
 from sharpmask.defaults import MODEL
 from sharpmask.engines import export_cache, load
-from sharpmask.engines.exported import DESCRIPTION
+from sharpmask.engines.exported import DESCRIPTION, ExportedEngine
 from sharpmask.engines.load import engine_of, load_engine
 from sharpmask.engines.protocol import Engine
 from sharpmask.extras import MissingExtraError
-from sharpmask.models.sources import WeightsError, resolve
+from sharpmask.models.sources import WeightsError, resolve, shipped_export
 
 NAMES = ("deepmask-nano", "sharpmask-nano")
 EXPORTED = ("openvino", "onnx")
@@ -114,6 +116,19 @@ def test_engine_of_an_engine_with_options_is_refused():
     for options in ({"engine": "onnx"}, {"device": "cpu"}):
         with pytest.raises(ValueError, match="engine, device: the engine template is made already"):
             engine_of(TemplateEngine(), **options)
+
+
+def test_an_exported_engine_is_loaded_again_by_another_process(tmp_path, monkeypatch):
+    folder = shipped_export(MODEL)
+    monkeypatch.chdir(folder.parent)
+    engine = ExportedEngine(Path(folder.name), runtime="onnx")
+    sent = pickle.dumps(engine)
+    monkeypatch.chdir(tmp_path)
+    other = pickle.loads(sent)
+    assert other.name == engine.name == "onnx"
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    for maps, expected in zip(other.encode(image)[0], engine.encode(image)[0], strict=True):
+        np.testing.assert_array_equal(maps, expected)
 
 
 # --- folders that are not exported models ---

@@ -63,6 +63,9 @@ class ExportedEngine:
         streams: int = 1,
         bfloat16: bool = False,
     ) -> None:
+        self.again = partial(
+            ExportedEngine, folder.absolute(), runtime=runtime, streams=streams, bfloat16=bfloat16
+        )
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = geometry_of(description["geometry"])
@@ -91,6 +94,10 @@ class ExportedEngine:
         except Exception as error:  # each runtime raises kinds of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise WeightsError(f"{folder}: {reason}; export the model again") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What runs a model stays in its process: another one loads it again."""
+        return self.again, ()
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[ScoreMaps, Features]:
         """Score logits of all cells of each level, and features."""
