@@ -14,11 +14,11 @@ from reference.template_engine import TemplateEngine
 from reference.thin_models import thin, thin_export, thin_file
 from sharpmask.defaults import MODEL
 from sharpmask.engines import export_cache, load
-from sharpmask.engines.exported import DESCRIPTION, ExportedEngine
+from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import engine_of, load_engine
 from sharpmask.engines.protocol import Engine
 from sharpmask.extras import MissingExtraError
-from sharpmask.models.sources import WeightsError, resolve, shipped_export
+from sharpmask.models.sources import DESCRIPTION, WeightsError, resolve, shipped_export
 
 NAMES = ("deepmask-nano", "sharpmask-nano")
 EXPORTED = ("openvino", "onnx")
@@ -156,6 +156,16 @@ def folder_of(tmp_path, description, **files):
 def test_exported_folder_with_a_strange_description_is_refused(tmp_path, description):
     with pytest.raises(WeightsError, match=f"{tmp_path}: holds no exported model"):
         load_engine(folder_of(tmp_path, description))
+
+
+def test_exported_folder_is_told_from_one_that_is_not(tmp_path):
+    with pytest.raises(WeightsError, match="a folder without a model: neither"):
+        load_engine(tmp_path)
+    folder = folder_of(tmp_path, {"runtime": "onnx", "geometry": {}}, encoder_onnx=b"")
+    with pytest.raises(WeightsError, match="an exported model, which can only be run"):
+        sharpmask.load(folder)
+    with pytest.raises(WeightsError, match=r"encoder\.onnx: a part of an exported model; give its"):
+        load_engine(folder / "encoder.onnx")
 
 
 @pytest.mark.parametrize("kind", EXPORTED)

@@ -271,7 +271,7 @@ def test_an_unknown_name_is_told_a_near_one(monkeypatch):
 
 def test_a_missing_file_is_named(tmp_path):
     refused(tmp_path / "nothing.safetensors", "no such weights file")
-    refused(tmp_path, "no such weights file")  # a folder without a model
+    refused(tmp_path, "a folder without a model: neither model.safetensors nor sharpmask.json")
     refused(tmp_path / "a" / "b", "no such weights file")
 
 
