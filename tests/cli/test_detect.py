@@ -262,4 +262,4 @@ def test_what_a_detector_cannot_be_is_told_before_photos_are_read(coco_folder, t
     with pytest.raises(ValueError, match="kind: expected rcnn or fast-rcnn, got 'svm'"):
         sharpmask.train_detector(**given, kind="svm")
     with pytest.raises(ValueError, match="category 'sofa' is not in the data"):
-        sharpmask.train_detector(**given, categories="sofa")
+        sharpmask.train_detector(**given, kind="fast-rcnn", categories="sofa")
