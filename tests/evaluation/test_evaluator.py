@@ -361,6 +361,9 @@ def test_numbers_in_any_spelling_give_the_same_figures(tmp_path):
         keys = {"id", "image_id", "category_id", "iscrowd", "height", "width", "score", "area"}
         changed = {key: spell(value) for key, value in record.items() if key in keys}
         boxed = {"bbox": [spell(v) for v in record["bbox"]]} if "bbox" in record else {}
+        mask = record.get("segmentation")
+        if isinstance(mask, dict):
+            boxed["segmentation"] = mask | {"size": [spell(v) for v in mask["size"]]}
         return {**record, **changed, **boxed}
 
     for spell in (str, float):

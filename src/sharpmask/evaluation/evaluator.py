@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -264,7 +263,7 @@ def _rles(records: Sequence[Record], names: Sequence[str], size: tuple[int, int]
         mask = record.get("segmentation")
         sizes = mask.get("size") if isinstance(mask, dict) else None
         if sizes == [*size] and isinstance(mask.get("counts"), str):  # type: ignore[union-attr]
-            rles.append(cast("Rle", mask))
+            rles.append({"size": [*size], "counts": mask["counts"]})  # type: ignore[index]
         else:
             rles += _checked_rles([record], [name], size)
     return rles
