@@ -258,7 +258,7 @@ def _tight_box(record: Record, name: str, size: tuple[int, int]) -> list[float]:
 
 def _rles(records: Sequence[Record], names: Sequence[str], size: tuple[int, int]) -> list[Rle]:
     """Read the records' masks. Compressed RLE of the image's size stays as it is, to save time."""
-    rles = []
+    rles: list[Rle] = []
     for record, name in zip(records, names, strict=True):
         mask = record.get("segmentation")
         sizes = mask.get("size") if isinstance(mask, dict) else None
