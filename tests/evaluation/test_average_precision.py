@@ -248,6 +248,20 @@ def test_the_command_names_the_file_and_the_place_in_it(tmp_path):
     assert said in " ".join(result.stderr.split())
 
 
+def test_masks_of_some_detections_only_are_told(tmp_path, monkeypatch):
+    truth, detections = scene()
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    del detections[0]["segmentation"]
+    (tmp_path / "found.json").write_text(json.dumps(detections))
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "--annotations", "truth.json", "--detections", "found.json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0
+    said = "sharpmask: found.json: some detections have no mask, so boxes alone are measured\n"
+    assert result.stderr == said
+    assert CliRunner().invoke(app, [*command, "--boxes-only"]).stderr == ""
+
+
 def test_an_unknown_category_is_refused(tmp_path):
     truth, detections = scene()
     path = tmp_path / "truth.json"

@@ -176,6 +176,8 @@ def score_detections(
     figures = average_precision(
         annotations, results, categories=category, boxes_only=boxes_only, source=detections
     )
+    if results.has_masks and not boxes_only and "masks" not in figures:
+        complain(f"{detections}: some detections have no mask, so boxes alone are measured")
     write_json(output / "precision.json", figures)
     out.print(precision_table({detections.stem: figures}))
     out.print(output / "precision.json", markup=False)
