@@ -92,7 +92,7 @@ def test_a_mask_outside_the_photo_is_empty():
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
 def test_coco_records_are_json_and_equal_the_masks():
     proposals = make()
-    records = json.loads(json.dumps(proposals.to_coco(image_id=42)))
+    records = json.loads(json.dumps(proposals.to_coco(image_id=np.int64(42))))
     assert len(records) == len(proposals)
     for record, mask, score in zip(records, proposals.masks(), proposals.scores, strict=True):
         assert set(record) == {"image_id", "category_id", "segmentation", "bbox", "score"}
@@ -179,6 +179,12 @@ def test_iteration_gives_one_proposal_after_the_other():
         score for score in proposals.scores.tolist() if score > 0.5
     ]
     assert list(proposals[:0]) == []
+
+
+@pytest.mark.parametrize("index", [True, np.True_, np.array(1), [[0, 1]]], ids=repr)
+def test_an_index_of_no_or_two_dimensions_is_an_index_error(index):
+    with pytest.raises(IndexError, match="expected an integer, a slice, a list of indices or a"):
+        make()[index]
 
 
 @pytest.mark.parametrize("index", [[], [2, 0], [True] * 3 + [False] * 9], ids=str)

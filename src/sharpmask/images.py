@@ -29,6 +29,7 @@ SUFFIXES = (
     *(".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 )
 """What names of photos end in."""
+VOC_VOID, VOC_VOID_COLOUR = 255, [224, 224, 192]
 _PNG_LEVEL = 2
 """Of zlib: files are 7 % larger than at its usual 6, and made in a third of the time."""
 _WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -110,6 +111,7 @@ def read_indices(data: bytes) -> Int[np.ndarray, "h w"]:
     """Decode a picture whose values are numbers of objects, or a colour for each object.
 
     Indices of a palette and grey values, of 16 bits too, come as they are; colours as one number.
+    Where a picture of PASCAL VOC is void, which outlines and hard objects are, the number is -1.
 
     Args:
         data: The bytes of a PNG file.
@@ -121,6 +123,7 @@ def read_indices(data: bytes) -> Int[np.ndarray, "h w"]:
         with Image.open(io.BytesIO(data)) as picture:
             check_size((picture.height, picture.width), "mask", MAX_PIXELS)
             pixels = np.asarray(picture)
+            palette = picture.getpalette() if picture.mode == "P" else None
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise ImageError(f"a mask cannot be read ({reason_of(error)})") from None
     indices: Int[np.ndarray, "h w"] = pixels.astype(np.int64)
@@ -129,7 +132,19 @@ def read_indices(data: bytes) -> Int[np.ndarray, "h w"]:
         # What cannot be seen belongs to no object.
         shown = indices[..., -1] > 0 if picture.mode in ("LA", "RGBA") else True
         indices = colours @ 256 ** np.arange(colours.shape[2]) * shown
+    elif palette and _has_void(palette, pixels):
+        indices[pixels == VOC_VOID] = -1
     return indices
+
+
+def _has_void(palette: list[int], pixels: np.ndarray) -> bool:
+    """Whether the last index of a palette is PASCAL VOC's void.
+
+    It may be an object too, the 255th; then others have the indices before.
+    """
+    others = pixels[(pixels > 0) & (pixels < VOC_VOID)]
+    few = 0 < others.max(initial=0) <= VOC_VOID // 2
+    return bool(few) and palette[3 * VOC_VOID :] == VOC_VOID_COLOUR
 
 
 def list_images(

@@ -60,6 +60,12 @@ def decode(rle: Rle) -> UInt8[np.ndarray, "h w"]:
     return np.ascontiguousarray(hotcoco.mask.decode(dict(rle)))
 
 
+def union(rles: Sequence[Rle]) -> Rle:
+    """The mask of all pixels of some masks of one image."""
+    merged = hotcoco.mask.merge([dict(rle) for rle in rles])
+    return {"size": list(rles[0]["size"]), "counts": merged["counts"].decode()}
+
+
 def rle_boxes(rles: Sequence[Rle]) -> Float[np.ndarray, "n 4"]:
     """Tight boxes, xyxy; zeros for an empty mask."""
     if not rles:

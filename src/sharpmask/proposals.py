@@ -94,6 +94,11 @@ class Proposals:
             return Proposal(self[number : number + 1])
         if not isinstance(index, slice):
             index = np.asarray(index)
+            if index.ndim != 1:
+                raise IndexError(
+                    "proposals: expected an integer, a slice, a list of indices or a boolean mask, "
+                    f"got an array of shape {index.shape}"
+                )
             index = index if index.size else index.astype(int)
         encoded = self.encoded or self.__dict__.get("_rles")
         return replace(

@@ -1,6 +1,7 @@
 """Which masks of a photo are wanted: by score, size, repeats, parts, overlap."""
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -128,6 +129,8 @@ class Segments:
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Records of COCO's results format."""
+        if not isinstance(image_id, str):
+            image_id = operator.index(image_id)  # NumPy's integers are none of JSON's
         return [
             {
                 "image_id": image_id,

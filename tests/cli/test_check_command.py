@@ -155,6 +155,27 @@ def test_file_that_is_not_json_is_refused(check):
     assert "not a JSON file" in result.stdout
 
 
+def test_folders_of_labels_are_checked_as_finetune_reads_them(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "labels").mkdir()
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[10:30, 20:60] = 1
+    for name in ("a", "b"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "photos" / f"{name}.jpg")
+        Image.fromarray(mask).save(tmp_path / "labels" / f"{name}.png")
+    (tmp_path / "labels" / "b.png").write_bytes(b"no picture")
+    labels, photos = (str(tmp_path / name) for name in ("labels", "photos"))
+    result = CliRunner().invoke(app, ["check", labels, "--images", photos])
+    assert result.exit_code == 0
+    assert "1 x file of labels that cannot be read: b.png" in result.stdout
+    assert "training: the file can be used, 1 records are skipped" in result.stdout
+    assert "training learns from 1 of 1 objects" in result.stdout
+    assert "no bbox" not in result.stdout
+    result = CliRunner().invoke(app, ["check", labels])
+    assert result.exit_code == 2
+    assert "is a folder of labels; give --images" in " ".join(result.stderr.split())
+
+
 def test_missing_file_has_status_2(tmp_path):
     result = CliRunner().invoke(app, ["check", str(tmp_path / "none.json")])
     assert result.exit_code == 2

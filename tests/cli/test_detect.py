@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+import sharpmask
 from reference.thin_models import pyramid_file
 from sharpmask.cli.main import app
 from sharpmask.detection import fast_rcnn, proposing
@@ -254,3 +255,11 @@ def test_a_detector_of_other_categories_is_not_gone_on_with(coco_folder, files, 
     names = read_metadata(tmp_path / "run")["detector"]["categories"]
     assert [category["name"] for category in names] == ["disc"]
     assert trained("disc").exit_code == 0  # the same command goes on
+
+
+def test_what_a_detector_cannot_be_is_told_before_photos_are_read(coco_folder, tmp_path):
+    given = {"train": coco_folder.train, "images": coco_folder.images, "output": tmp_path}
+    with pytest.raises(ValueError, match="kind: expected rcnn or fast-rcnn, got 'svm'"):
+        sharpmask.train_detector(**given, kind="svm")
+    with pytest.raises(ValueError, match="category 'sofa' is not in the data"):
+        sharpmask.train_detector(**given, kind="fast-rcnn", categories="sofa")

@@ -125,6 +125,19 @@ def test_all_formats_are_written_beside_the_results(propose, photos, tmp_path, m
     assert len(cutouts) == len(records_of(tmp_path / "out"))
 
 
+def test_formats_of_an_earlier_run_are_named(propose, tmp_path):
+    """They stay, as someone may have corrected them, but may be of other photos."""
+    first, second = (write_photo(tmp_path / f"{name}.png") for name in "ab")
+    propose(first, "--no-overlay", "--format", "yolo", "--format", "coco")
+    before = contents(tmp_path / "out" / "yolo")
+    result = propose(second, "--no-overlay", "--format", "coco")
+    assert result.exit_code == 0
+    said = "out: not written anew, as --format did not ask for it, and so perhaps of other photos"
+    assert result.stderr == f"sharpmask: {said} or settings: yolo\n"
+    assert contents(tmp_path / "out" / "yolo") == before
+    assert propose(second, "--json").stderr.count("not written anew") == 0
+
+
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_formats(propose, photos, tmp_path):
     propose(photos, output="alone")

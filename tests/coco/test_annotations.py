@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 
@@ -238,6 +239,12 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "a.json").write_bytes(bytes(range(128, 256)))
     with pytest.raises(ValueError, match=r"a\.json: not a JSON file"):
+        load_coco(tmp_path / "a.json", tmp_path)
+
+
+def test_a_file_packed_by_gzip_says_so(tmp_path):
+    (tmp_path / "a.json").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(ValueError, match=r"a\.json: not a JSON file: it is packed by gzip"):
         load_coco(tmp_path / "a.json", tmp_path)
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from found_masks import iou, mask_of, solid, write, write_photos
+from sharpmask.coco.annotations import dataset_of
 from sharpmask.coco.labelme_files import labelme_objects
 from sharpmask.coco.labels import read_labels
 from sharpmask.coco.mask_files import mask_objects
@@ -283,6 +284,41 @@ def test_a_photo_is_not_taken_for_a_picture_of_masks(tmp_path):
         mask_objects(tmp_path / "a.png")
     Image.fromarray(pixels[None, :300]).save(tmp_path / "a.png")
     assert len(mask_objects(tmp_path / "a.png")[1]) == 300
+
+
+def voc_picture(path, index):
+    """As PASCAL VOC's: a palette, whose last colour means void."""
+    picture = Image.fromarray(index)
+    picture.putpalette([0, 0, 0, 128, 0, 0, *[9] * 3 * 253, 224, 224, 192])
+    picture.save(path)
+
+
+def test_the_void_of_pascal_voc_is_neither_object_nor_background(tmp_path):
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "photos" / "a.jpg")
+    index = np.zeros((30, 40), np.uint8)
+    index[4:21, 4:21] = index[22:29, 25:35] = 255  # an outline, and an object that is too hard
+    index[5:20, 5:20] = 7
+    voc_picture(tmp_path / "masks" / "a.png", index)
+    file = sound_labels(tmp_path / "masks", tmp_path / "photos", print)
+    thing, void = file.images[0].annotations
+    assert not thing.crowd
+    np.testing.assert_array_equal(mask_of(thing.rle), index == 7)
+    (photo,) = dataset_of([file], tmp_path / "photos").images
+    assert len(photo.instances) == 1
+    assert void.crowd
+    np.testing.assert_array_equal(mask_of(photo.crowd), index == 255)
+
+
+@pytest.mark.parametrize("others", [[], range(1, 255)], ids=["alone", "the 255th"])
+def test_the_last_of_many_objects_is_no_void(tmp_path, others):
+    index = np.zeros((16, 17), np.uint8)
+    index.flat[: 1 + len(others)] = [255, *others]
+    voc_picture(tmp_path / "a.png", index)
+    objects = mask_objects(tmp_path / "a.png")[1]
+    assert len(objects) == 1 + len(others)
+    assert all(label is not None for label, _ in objects)
 
 
 def test_what_macos_leaves_beside_single_masks_is_passed_over(tmp_path):

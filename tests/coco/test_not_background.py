@@ -11,6 +11,7 @@ from sharpmask.coco.annotations import load_coco
 from sharpmask.data.sampling import PatchSampler
 from sharpmask.data.scenes import SceneDataset
 from sharpmask.geometry import SHARPMASK_GEOMETRY
+from sharpmask.masks import decode
 
 BOX = [25, 30, 70, 60]
 OTHER = [140, 65, 60, 80]
@@ -169,6 +170,24 @@ def test_objects_of_one_photo_are_learned_once_wherever_they_stand(read):
         assert sum(len(image.instances) for image in data.images) == 4
 
 
+def test_crowd_regions_of_every_form_are_kept(read):
+    """Those of all entries of a photo together; a box where there is no mask."""
+
+    def spoil(content):
+        as_another_image("p1.png")(content)
+        first, second = content["annotations"][:2]
+        first.update(iscrowd=1)
+        second.update(iscrowd=1, segmentation=[])
+
+    first, plain, other = read(spoil).images
+    expected = np.zeros((180, 240), np.uint8)
+    for left, top, width, height in (BOX, OTHER):
+        expected[top : top + height, left : left + width] = 1
+    assert plain.crowd is None
+    for image in (first, other):
+        np.testing.assert_array_equal(decode(image.crowd), expected)
+
+
 def test_one_photo_in_two_files_is_one_photo(tmp_path):
     paths = []
     for number in (0, 1):
@@ -204,7 +223,7 @@ def test_boxes_that_are_not_background_reach_the_labels_of_scenes(read, tmp_path
     scenes = SceneDataset(data, SHARPMASK_GEOMETRY, seed=0, scene_size=352, windows=32)
     scale = float(SHARPMASK_GEOMETRY.canonical_scale(np.array([25.0, 30, 95, 90])))
     objects = scenes._objects(0, (60, 60), scale)
-    labels, _ = scenes._label(objects, complete=True)
+    labels, _ = scenes._label(objects, np.ones((352, 352), bool))
     middle = labels.shape[0] // 2
     assert labels[middle, middle] == 0
     assert (labels == -1).any()

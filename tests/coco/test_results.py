@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 
@@ -63,6 +64,13 @@ def test_masks_are_noticed(tmp_path):
 def test_broken_results_are_refused(tmp_path, content, message):
     path = write(tmp_path / "results.json", content)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}: .*{message}"):
+        ResultsFile(path)
+
+
+def test_a_file_packed_by_gzip_says_so(tmp_path):
+    path = tmp_path / "results.json.gz"
+    path.write_bytes(gzip.compress(b"[]"))
+    with pytest.raises(ValueError, match=r"results\.json\.gz: it is packed by gzip; unpack it"):
         ResultsFile(path)
 
 

@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from sharpmask.coco.annotations import CocoDataset, CocoImage, Instance, load_coco
 from sharpmask.data.sampling import NEGATIVE_SCALES, PatchSampler
 from sharpmask.geometry import DEEPMASK_GEOMETRY, SHARPMASK_GEOMETRY
+from sharpmask.masks import encode
 
 EVERY_KIND = ("joint", "alternating", "masks")
 
@@ -101,6 +103,15 @@ def test_negatives_keep_away_from_every_object_and_crowd(one, seed, geometry):
         assert 0 <= patch.center[0] <= width
         assert 0 <= patch.center[1] <= height
         assert round(math.log2(patch.scale), 9) in np.arange(-3, 2.01, 0.25)
+
+
+def test_negatives_are_not_centred_in_a_crowd_region():
+    region = np.zeros((300, 400), bool)
+    region[:, 150:] = True
+    one = replace(photo([(0, 0, 20, 20)]), crowd=encode(region, region.shape))
+    centers = [p.center for p in draw(sampler(one), 300) if p.instance is None]
+    assert len(centers) == 100
+    assert max(x for x, _ in centers) < 150
 
 
 BOUNDARY = [

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from test_regions import SIZE, rectangle
@@ -42,6 +44,7 @@ def test_each_category_drops_its_own_repeats():
     # The dog's mask is that of the region it came from, the box is the refined one.
     assert found.encoded == (WHERE.rles[0], WHERE.rles[1], WHERE.rles[2])
     assert found.boxes.tolist() == [[0, 0, 10, 10], [2, 0, 12, 10], [21, 20, 41, 35]]
+    assert json.loads(json.dumps(found.to_coco(np.int64(7)))) == found.to_coco(7)
     assert found.to_coco(7)[1] == {
         "image_id": 7,
         "category_id": 90,
@@ -57,6 +60,16 @@ def test_detections_print_as_one_short_line():
     size = f"{height} x {width}"
     assert repr(found) == f"<Detections: 3 objects of a photo {size}, best: cat 0.90>"
     assert repr(found[:0]) == f"<Detections: 0 objects of a photo {size}>"
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_detections_are_chosen_one_by_one_too(masks):
+    where = regions((0, 0, 10, 10), (20, 20, 40, 35), masks=masks)
+    found = best([[0.9, 0], [0, 0.6]], where)
+    assert [one.names for one in found] == [["cat"], ["dog"]]
+    assert found[-1].to_coco(1) == found[np.int64(1)].to_coco(1) == found.to_coco(1)[1:]
+    with pytest.raises(IndexError):
+        found[2]
 
 
 def test_a_doubtful_proposal_makes_a_doubtful_detection():

@@ -75,6 +75,13 @@ def test_a_photo_is_read_once_for_proposals_and_names(folder, tmp_path, monkeypa
     assert given.to_coco(1) == found.to_coco(1)
 
 
+def test_a_photo_given_no_regions_has_no_detections(folder, tmp_path):
+    detector = Detector.load(folder / "run", engine="torch", min_score=0)
+    path, *_ = photos(tmp_path)
+    nothing = Regions(np.zeros((0, 4)), None, np.zeros(0))
+    assert len(detector.on(detector.proposer.read(path), nothing)) == 0
+
+
 def test_the_proposer_is_found_from_another_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     note = proposer_note("pyramid.safetensors", num_proposals=5, scales="zoom")

@@ -7,11 +7,15 @@ import pytest
 
 from sharpmask.coco.annotations import CocoDataset, CocoImage, Instance, load_coco
 from sharpmask.detection.matching import covered, frequent_categories, match
+from sharpmask.detection.proposing import Proposing
 from sharpmask.detection.region_sources import CachedRegions, FileRegions, regions_of_all
 from sharpmask.detection.regions import Regions
 from sharpmask.geometry import PatchGeometry
 from sharpmask.inference.proposer import Proposer
 from sharpmask.masks import encode
+from sharpmask.selection import Segments
+from sharpmask.writers.parquet import ParquetWriter
+from sharpmask.writers.writer import Destination, Segmented
 from test_boxes import slow_iou
 
 SIZE = (40, 60)
@@ -104,6 +108,27 @@ def test_a_file_of_proposals(tmp_path):
         FileRegions(path, 2, images[1:2], print)
     with pytest.raises(ValueError, match="some photos have the same image id"):
         FileRegions(path, 2, [*images, images[0]], print)
+
+
+def test_proposals_in_parquet(tmp_path):
+    """A file of ``propose --format parquet``, or the folder of a large run."""
+    photos = [
+        Segmented(k, Path(f"{k}.jpg"), Segments(SIZE, np.ones(1, np.float32), [rectangle(*box)]))
+        for k, box in ((1, (0, 0, 5, 9)), (2, (3, 4, 20, 30)))
+    ]
+    ParquetWriter(Destination(tmp_path, [photo.path for photo in photos])).finish(photos)
+    images = [photo([], [], id=k) for k in (1, 2)]
+    for path in (tmp_path / "proposals.parquet", tmp_path):
+        source = FileRegions(path, 5, images, print)
+        assert [source(image).boxes.tolist() for image in images] == [
+            [[0, 0, 5, 9]], [[3, 4, 20, 30]]
+        ]  # fmt: skip
+        assert source(images[0]).rles == (rectangle(0, 0, 5, 9),)
+    origins = [
+        Proposing(file=path, weights=str(tmp_path / "proposals.parquet")).origin()["proposals"]
+        for path in (tmp_path / "proposals.parquet", tmp_path)
+    ]
+    assert origins[0] == origins[1]
 
 
 class CountingEngine:

@@ -17,7 +17,6 @@ from reference.thin_models import pyramid_file, thin, thin_file, thinnest
 from sharpmask.cli.main import app
 from sharpmask.engines import exported
 from sharpmask.engines.export import LOGIT_TOLERANCE, compare, export
-from sharpmask.engines.exported import DESCRIPTION
 from sharpmask.engines.load import load_engine
 from sharpmask.engines.protocol import Engine
 from sharpmask.engines.torch_engine import TorchEngine
@@ -26,7 +25,7 @@ from sharpmask.inference.batch import map_ordered
 from sharpmask.masks import rle_iou
 from sharpmask.models.pretrained import save
 from sharpmask.models.pyramid import SharpMaskPyramid
-from sharpmask.models.sources import resolve
+from sharpmask.models.sources import DESCRIPTION, resolve
 
 NAMES = ("deepmask-nano", "sharpmask-nano")
 EXPORTED = ("openvino", "onnx")

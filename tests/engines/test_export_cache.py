@@ -15,10 +15,10 @@ import pytest
 from reference.thin_models import thin_export, thin_file, thinnest
 from sharpmask import files
 from sharpmask.engines import export_cache
-from sharpmask.engines.exported import DESCRIPTION
 from sharpmask.engines.load import load_engine
 from sharpmask.files import LOCK, cache_folder, prune
 from sharpmask.models.pretrained import save
+from sharpmask.models.sources import DESCRIPTION
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (176, 192, 3), np.uint8)
 

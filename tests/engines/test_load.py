@@ -1,7 +1,9 @@
 """From a source to an engine: names, models, folders of exported models."""
 
 import json
+import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,11 @@ from reference.template_engine import TemplateEngine
 from reference.thin_models import thin, thin_export, thin_file
 from sharpmask.defaults import MODEL
 from sharpmask.engines import export_cache, load
-from sharpmask.engines.exported import DESCRIPTION
+from sharpmask.engines.exported import ExportedEngine
 from sharpmask.engines.load import engine_of, load_engine
 from sharpmask.engines.protocol import Engine
 from sharpmask.extras import MissingExtraError
-from sharpmask.models.sources import WeightsError, resolve
+from sharpmask.models.sources import DESCRIPTION, WeightsError, resolve, shipped_export
 
 NAMES = ("deepmask-nano", "sharpmask-nano")
 EXPORTED = ("openvino", "onnx")
@@ -116,6 +118,19 @@ def test_engine_of_an_engine_with_options_is_refused():
             engine_of(TemplateEngine(), **options)
 
 
+def test_an_exported_engine_is_loaded_again_by_another_process(tmp_path, monkeypatch):
+    folder = shipped_export(MODEL)
+    monkeypatch.chdir(folder.parent)
+    engine = ExportedEngine(Path(folder.name), runtime="onnx")
+    sent = pickle.dumps(engine)
+    monkeypatch.chdir(tmp_path)
+    other = pickle.loads(sent)
+    assert other.name == engine.name == "onnx"
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    for maps, expected in zip(other.encode(image)[0], engine.encode(image)[0], strict=True):
+        np.testing.assert_array_equal(maps, expected)
+
+
 # --- folders that are not exported models ---
 
 
@@ -141,6 +156,16 @@ def folder_of(tmp_path, description, **files):
 def test_exported_folder_with_a_strange_description_is_refused(tmp_path, description):
     with pytest.raises(WeightsError, match=f"{tmp_path}: holds no exported model"):
         load_engine(folder_of(tmp_path, description))
+
+
+def test_exported_folder_is_told_from_one_that_is_not(tmp_path):
+    with pytest.raises(WeightsError, match="a folder without a model: neither"):
+        load_engine(tmp_path)
+    folder = folder_of(tmp_path, {"runtime": "onnx", "geometry": {}}, encoder_onnx=b"")
+    with pytest.raises(WeightsError, match="an exported model, which can only be run"):
+        sharpmask.load(folder)
+    with pytest.raises(WeightsError, match=r"encoder\.onnx: a part of an exported model; give its"):
+        load_engine(folder / "encoder.onnx")
 
 
 @pytest.mark.parametrize("kind", EXPORTED)

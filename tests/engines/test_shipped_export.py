@@ -12,12 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from reference.thin_models import thinnest
 from sharpmask.defaults import MODEL
 from sharpmask.engines.export import compare, export
-from sharpmask.engines.exported import DESCRIPTION
 from sharpmask.engines.load import load_engine
 from sharpmask.engines.onnx_files import SMALLEST_BYTES, slim
 from sharpmask.engines.torch_engine import TorchEngine
 from sharpmask.models.pretrained import load
-from sharpmask.models.sources import names, resolve, shipped_export
+from sharpmask.models.sources import DESCRIPTION, names, resolve, shipped_export
 from sharpmask.models.window_net import weights_fingerprint
 
 SHIPPED = [name for name in names() if shipped_export(name)]

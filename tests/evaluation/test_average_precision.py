@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from pycocotools import mask as maskUtils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from typer.testing import CliRunner
@@ -84,6 +85,21 @@ def test_twelve_numbers_equal_those_of_pycocotools(tmp_path, names):
     assert {k for k in figures["boxes"] if "/" in k} >= {f"AP/{name}" for name in names}
 
 
+def test_masks_need_no_boxes(tmp_path):
+    """As pycocotools writes masks: without ``bbox``. Then the boxes are those of the masks."""
+    truth, detections = scene()
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    masks = [{k: v for k, v in d.items() if k != "bbox"} for d in detections]
+    tight = [
+        d | {"bbox": maskUtils.toBbox(copy.deepcopy(d["segmentation"])).tolist()}
+        for d in detections
+    ]
+    assert average_precision(path, masks) == average_precision(path, tight)
+    boxes = average_precision(path, masks, boxes_only=True)
+    assert boxes["boxes"] == average_precision(path, tight)["boxes"]
+
+
 def test_boxes_alone_and_nothing_at_all(tmp_path):
     truth, detections = scene()
     path = tmp_path / "truth.json"
@@ -131,6 +147,7 @@ def test_a_strange_detection_is_named(tmp_path, change, message):
         ("annotations", {"bbox": [float("nan"), 1, 2, 3]}, "annotation 1: bbox is "),
         ("annotations", {"area": float("nan")}, "annotation 1: area is NaN, not a finite number"),
         ("annotations", {"iscrowd": 1, "segmentation": [[1]]}, "annotation 1: segmentation"),
+        ("annotations", {"area": -1}, "annotation 1: area is -1, less than nothing"),
         ("annotations", {"iscrowd": "x"}, 'annotation 1: iscrowd is "x", neither 0 nor 1'),
         ("images", {"height": None}, "image 0: height is null, not an integer"),
         ("images", {"height": -5}, "image 0: has height -5"),
@@ -224,8 +241,11 @@ def test_the_command_names_the_file_and_the_place_in_it(tmp_path):
     command = ["evaluate", "--annotations", tmp_path / "truth.json", "--detections", found]
     result = CliRunner().invoke(app, [*map(str, command)])
     assert result.exit_code == 2
-    said = f"{found}: record {len(detections)}: category 1 is not in the annotations"
-    assert said in result.stderr
+    said = (
+        f"{found}: record {len(detections)}: category 1 is not in the annotations; leave them out, "
+        "or give them its ids: 3 (cat), 7 (dog), 90 (toothbrush)"
+    )
+    assert said in " ".join(result.stderr.split())
 
 
 def test_an_unknown_category_is_refused(tmp_path):

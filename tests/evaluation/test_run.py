@@ -57,3 +57,9 @@ def test_evaluate_shows_its_progress_over_all_photos(val, coco_folder):
 def test_evaluate_without_one_source_of_proposals_is_refused(val, given):
     with pytest.raises(ValueError, match="either a proposer or a file of proposals"):
         sharpmask.evaluate(val, **given)
+
+
+@pytest.mark.parametrize("first", [0, -1])
+def test_evaluate_on_no_photos_is_refused(val, first):
+    with pytest.raises(ValueError, match=f"first: expected at least 1 image, got {first}"):
+        sharpmask.evaluate(val, proposals="found.json", first=first)

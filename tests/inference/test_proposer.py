@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -471,6 +472,13 @@ def test_map_gives_each_photo_its_proposals_or_its_error_in_order(net, tmp_path)
     assert "none.png: no such file" in str(error)
     for photo, found in results:
         same(found, proposer(photo))
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_map_of_one_path_is_refused(kind):
+    """Of a text it would read the letters."""
+    with pytest.raises(ValueError, match=r"photos: expected several, such as \['photos/a.png'\]"):
+        Proposer(CellEngine(), scales=[0.0]).map(kind("photos/a.png"))
 
 
 def test_map_takes_photos_only_a_few_ahead():

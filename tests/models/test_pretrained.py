@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from reference.small_nets import GEOMETRY, BlindTrunk
 from reference.torchvision_nets import MobileNetV2BN, randomised
+from sharpmask.defaults import DETECTOR
 from sharpmask.geometry import PatchGeometry
 from sharpmask.models import sources
 from sharpmask.models.backbones import (
@@ -63,6 +64,11 @@ SHARPMASK = {
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "model.safetensors"
+
+
+def test_a_detector_is_sent_to_its_command():
+    with pytest.raises(WeightsError, match="a detector, which names objects: sharpmask detect"):
+        load(DETECTOR)
 
 
 def refused(path, message=None, call=load):
@@ -271,7 +277,7 @@ def test_an_unknown_name_is_told_a_near_one(monkeypatch):
 
 def test_a_missing_file_is_named(tmp_path):
     refused(tmp_path / "nothing.safetensors", "no such weights file")
-    refused(tmp_path, "no such weights file")  # a folder without a model
+    refused(tmp_path, "a folder without a model: neither model.safetensors nor sharpmask.json")
     refused(tmp_path / "a" / "b", "no such weights file")
 
 

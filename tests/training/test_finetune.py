@@ -1,6 +1,7 @@
 import json
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sharpmask.inference.proposer import Proposer
 from sharpmask.models.pretrained import build, load, save
 from sharpmask.pyramid_geometry import READINGS as DEFAULT_READINGS
 from sharpmask.training import finetune as module
+from sharpmask.training import tuning as timing
 from sharpmask.training.before_after import Measure, proposals_for
 from sharpmask.training.finetune import finetune, sound_labels
 from sharpmask.training.signals import Stopped
@@ -156,6 +158,26 @@ def test_a_run_that_is_stopped_has_a_model_and_goes_on(cells, tmp_path, tuned):
     whole_folder, whole, _ = tuned
     assert [m.recall for m in result.measures] == [m.recall for m in whole.measures]
     assert_same_bits(checkpoint(tmp_path / "run"), checkpoint(whole_folder))
+
+
+def test_a_run_that_is_stopped_while_steps_are_timed_names_no_folder(cells, monkeypatch):
+    """They are learned by a copy of the model, in a folder that is gone then."""
+
+    def stop():
+        signal.raise_signal(signal.SIGTERM)
+        return 0.0
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=stop))
+    data = dataset_of([read_labels(cells / "train.json", cells / "images")], cells / "images")
+    with pytest.raises(Stopped, match="stopped while steps were timed, before the first was kept"):
+        timing.step_seconds(
+            load(pyramid_file(cells)),
+            data,
+            READINGS,
+            small(),
+            Fabric(accelerator="cpu", devices=1),
+            0,
+        )
 
 
 @pytest.mark.usefixtures("hurried")

@@ -3,13 +3,14 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 import toy_run
 from lightning_fabric import Fabric
 
 from sharpmask.coco.annotations import load_coco
-from sharpmask.training.origin import data_origin, only_run, remember, silent
+from sharpmask.training.origin import data_origin, files_of, only_run, remember, silent
 
 
 def origin_of(coco_folder, annotations=None, images=None):
@@ -114,3 +115,9 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(tmp_path):
     os.waitpid(child, 0)
     with only_run(tmp_path / "run", fabric):  # a killed run leaves the folder free
         pass
+
+
+def test_no_annotation_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="train: expected one annotation file or several, got no"):
+        files_of([])
+    assert files_of("a.json") == files_of(["a.json"]) == [Path("a.json")]

@@ -9,7 +9,7 @@ import pytest
 
 import sharpmask.writers.parquet
 from found_masks import segments_of, without_pixels, write_photos
-from sharpmask.writers.formats import AS_POLYGONS, FORMATS, writers_for
+from sharpmask.writers.formats import AS_POLYGONS, FORMATS, PLACES, writers_for
 from sharpmask.writers.writer import Destination, Segmented
 
 
@@ -39,11 +39,7 @@ def test_all_formats_together_write_the_same_twice(tmp_path, polygons):
     run(photos, tmp_path / "out", polygons=polygons)
     assert contents(tmp_path / "out") == first
     assert contents(tmp_path / "photos") == before
-    assert {path.parts[0] for path in first} == {
-        "coco.json",
-        "proposals.parquet",
-        *("yolo", "labelme", "labelstudio", "masks", "cutouts"),
-    }
+    assert {path.parts[0] for path in first} == set(PLACES)
     assert not any(path.name.endswith(".part") for path in first)
 
 

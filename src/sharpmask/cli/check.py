@@ -16,7 +16,8 @@ from sharpmask.coco.check import (
     check_annotations,
     learned,
 )
-from sharpmask.coco.problems import MIN_AREA, MIN_SIDE
+from sharpmask.coco.labels import read_labels
+from sharpmask.coco.problems import MIN_AREA, MIN_SIDE, NO_AREA, NO_BOX
 from sharpmask.coco.reader import CocoFile, read_coco
 from sharpmask.coco.sizes import (
     fitting_readings,
@@ -36,7 +37,10 @@ NEAR_OCTAVES = 0.5
 
 @app.command()
 def check(
-    annotations: Annotated[Path, typer.Argument(help="COCO annotation file.")],
+    annotations: Annotated[
+        Path,
+        typer.Argument(help="COCO annotation file; or a folder of labels, as finetune takes."),
+    ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photos, to check them too.")
     ] = None,
@@ -56,8 +60,16 @@ def check(
     it; 2 it cannot be read.
     """
     with clear_errors():
-        file = read_coco(annotations)
+        if not annotations.is_dir():
+            file = read_coco(annotations)
+        elif images:
+            file = read_labels(annotations, images)
+        else:
+            raise ValueError(f"{annotations}: is a folder of labels; give --images, their photos")
         findings = check_annotations(file, images)
+        if annotations.is_dir():  # of no form whose labels state them
+            unstated = {NO_BOX.title, NO_AREA.title}
+            findings = [finding for finding in findings if finding.kind not in unstated]
         if findings and every:
             out.print(table_of(findings))
         else:

@@ -21,6 +21,7 @@ from sharpmask.images import list_images, write_image
 from sharpmask.inference.batch import Outcome, Progress, find_photos, number_photos, unshown
 from sharpmask.inference.journal import Photo
 from sharpmask.models.sources import resolve
+from sharpmask.writers.formats import PLACES
 from sharpmask.writers.writer import Writer
 
 STDIN = Path("-")
@@ -126,6 +127,17 @@ class Results:
             line += f": {', '.join([str(self.file), *(each.place.name for each in writers)])}"
         if not self.quiet:
             (err if self.as_json else out).print(line, markup=False)
+        written = {each.place.name for each in writers}
+        older = [
+            name
+            for name in PLACES
+            if name not in written and not self.as_json and (self.file.parent / name).exists()
+        ]
+        if older:
+            complain(
+                f"{self.file.parent}: not written anew, as --format did not ask for it, and so "
+                f"perhaps of other photos or settings: {', '.join(older)}"
+            )
         if left_out or failed or outcome.undrawn:
             raise typer.Exit(1)
 

@@ -191,10 +191,14 @@ def detector(
         str, typer.Option(help="Sizes at which that model reads a photo, as in propose.")
     ] = Proposing.scales,
     proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file with the regions, instead of proposals.")
+        Path | None,
+        typer.Option(
+            help="Regions to use instead of proposals: a COCO results file, a Parquet file, or a "
+            "folder of them."
+        ),
     ] = None,
     val_proposals: Annotated[
-        Path | None, typer.Option(help="COCO results file with the regions of the photos of --val.")
+        Path | None, typer.Option(help="The same for the photos of --val.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     device: Annotated[

@@ -21,7 +21,7 @@ from sharpmask.coco.reader import CocoFile, read_coco
 from sharpmask.coco.records import Box, ImageEntry, rectangle, spellings
 from sharpmask.coco.segmentation import segmentation_to_rle
 from sharpmask.images import read_image
-from sharpmask.masks import Rle
+from sharpmask.masks import Rle, union
 from sharpmask.shapes import Float, UInt8
 
 
@@ -57,6 +57,8 @@ class CocoImage:
             that are too small or have no usable mask or category, and the objects that another
             image entry states for the same photo.
         source: Collection that the photo is from, if the file states it.
+        crowd: Mask of the crowd regions, if there are any: what is centred on it may be one of
+            their members, at any size, and is not background.
     """
 
     id: int | str
@@ -66,6 +68,7 @@ class CocoImage:
     instances: tuple[Instance, ...]
     crowds: tuple[Box, ...]
     source: str = ""
+    crowd: Rle | None = None
 
     @property
     def boxes(self) -> Float[np.ndarray, "n 4"]:
@@ -225,14 +228,13 @@ def _image(
 ) -> CocoImage:
     instances: list[Instance] = []
     crowds: list[Box] = []
+    regions: list[Rle] = []
     complete = entry.complete
     for annotation in entry.annotations:
         reasons = [p.kind for p in annotation.problems if p.kind.training == "skipped"]
         rle = annotation.rle
         if boxes and reasons == [NO_MASK] and annotation.where:
-            left, top, right, bottom = annotation.where
-            whole = rectangle((left, top, right - left, bottom - top))
-            reasons, rle = [], segmentation_to_rle(whole, entry.size)
+            reasons, rle = [], _box_mask(annotation.where, entry.size)
         if below_limit:
             reasons = [kind for kind in reasons if kind is not TINY]
             if not reasons and annotation.where and below_limit(entry, annotation.where):
@@ -242,6 +244,8 @@ def _image(
             complete = complete and not {NOWHERE, OUT_OF_IMAGE}.intersection(reasons)
             if annotation.where:
                 crowds.append(annotation.where)
+                if annotation.crowd:
+                    regions.append(rle or _box_mask(annotation.where, entry.size))
             continue
         assert rle is not None
         assert annotation.where is not None
@@ -250,7 +254,18 @@ def _image(
         category = indices[annotation.category_id]
         instances.append(Instance(identifier, category, annotation.where, rle))
     photo = photo_of(entry, folder)
-    return replace(photo, complete=complete, instances=tuple(instances), crowds=tuple(crowds))
+    return replace(
+        photo,
+        complete=complete,
+        instances=tuple(instances),
+        crowds=tuple(crowds),
+        crowd=union(regions) if regions else None,
+    )
+
+
+def _box_mask(box: Box, size: tuple[int, int]) -> Rle:
+    left, top, right, bottom = box
+    return segmentation_to_rle(rectangle((left, top, right - left, bottom - top)), size)
 
 
 def _with_what_others_label(images: Sequence[CocoImage]) -> list[CocoImage]:
@@ -268,6 +283,13 @@ def _with_what_others_label(images: Sequence[CocoImage]) -> list[CocoImage]:
             for box in (*(instance.box for instance in other.instances), *other.crowds)
         ]
         complete = all(other.complete for other in same)
-        crowds = (*image.crowds, *boxes)
-        together.append(replace(image, complete=complete, crowds=crowds) if others else image)
+        # An entry of another size than its photo's is refused when the photo is read.
+        regions = [other.crowd for other in same if other.crowd and other.size == image.size]
+        changed = replace(
+            image,
+            complete=complete,
+            crowds=(*image.crowds, *boxes),
+            crowd=union(regions) if regions else None,
+        )
+        together.append(changed if others else image)
     return together

@@ -1,13 +1,13 @@
 """Labels in whatever form they are: a COCO file, or a folder of LabelMe's, YOLO's or mask files."""
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sharpmask.coco.labelme_files import labelme_objects
-from sharpmask.coco.mask_files import mask_objects
+from sharpmask.coco.mask_files import LABEL, mask_objects
 from sharpmask.coco.problems import BAD_LABELS, MERGED, Problem
 from sharpmask.coco.reader import CocoFile, parse_coco, read_coco
 from sharpmask.coco.yolo_files import yolo_objects
@@ -16,8 +16,8 @@ from sharpmask.runs import Runs
 
 MANY_PIECES, PIECE_AREA, FEW_VALUES = 10, 20, 30
 """A value of so many pieces of so many pixels, in a picture of few values, stands for a kind."""
-Objects = list[tuple[str, Any]]
-"""Of each object its label and its COCO segmentation."""
+Objects = Sequence[tuple[str | None, Any]]
+"""Of each object its label and its COCO segmentation; None where all else is not background."""
 
 
 def _yolo(labels: Path, photo: Path) -> tuple[tuple[int, int], Objects]:
@@ -82,8 +82,11 @@ def read_labels(labels: Path, images: Path) -> CocoFile:
         )
         for label, segmentation in objects:
             content["annotations"].append({
-                "id": len(content["annotations"]) + 1, "image_id": image_id, "iscrowd": 0,
-                "category_id": categories.setdefault(label, len(categories) + 1),
+                "id": len(content["annotations"]) + 1, "image_id": image_id,
+                "iscrowd": int(label is None),
+                "category_id": categories.setdefault(
+                    LABEL if label is None else label, len(categories) + 1
+                ),
                 "segmentation": segmentation,
             })  # fmt: skip
     if not content["images"]:
@@ -95,9 +98,10 @@ def read_labels(labels: Path, images: Path) -> CocoFile:
 
 def _most_pieces(size: tuple[int, int], objects: Objects) -> int:
     """The most pieces of an object, if a picture has as few values as there may be kinds."""
-    if not 0 < len(objects) <= FEW_VALUES:
+    masks = [segmentation for label, segmentation in objects if label is not None]
+    if not 0 < len(masks) <= FEW_VALUES:
         return 0
-    runs = Runs.of([segmentation for _, segmentation in objects], size)
+    runs = Runs.of(masks, size)
     return int(runs.pieces(PIECE_AREA).max())
 
 

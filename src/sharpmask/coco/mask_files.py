@@ -14,7 +14,7 @@ MAX_OBJECTS = 65535
 """As many as a picture of 16 bits holds; a photo has more colours."""
 
 
-def mask_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, Any]]]:
+def mask_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str | None, Any]]]:
     """Read the masks of one photo.
 
     Args:
@@ -22,14 +22,18 @@ def mask_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, Any]]]:
             pieces; or a folder of pictures, each of one object, that is not 0 on it.
 
     Returns:
-        Height and width; of each object a label, always the same, and its COCO segmentation.
+        Height and width; of each object a label, always the same, and its COCO segmentation; last,
+        with the label None, what is void: neither object nor background.
 
     Raises:
         ValueError: A picture cannot be read, a folder holds none, or its pictures differ in size.
     """
     if not path.is_dir():
         index = read_indices(path.read_bytes())
-        return index.shape, [(LABEL, _rle(places, index.shape)) for places in _places(index)]
+        parts: list[tuple[str | None, Any]] = [(LABEL, places) for places in _places(index)]
+        if len(void := np.flatnonzero(index < 0)):
+            parts.append((None, void))
+        return index.shape, [(label, _rle(places, index.shape)) for label, places in parts]
     # macOS leaves a "._001.png" beside each picture.
     files = sorted(file for file in path.glob("*.png") if not file.name.startswith("."))
     pictures = [read_indices(file.read_bytes()) > 0 for file in files]
@@ -41,12 +45,12 @@ def mask_objects(path: Path) -> tuple[tuple[int, int], list[tuple[str, Any]]]:
 
 
 def _places(index: Int[np.ndarray, "h w"]) -> list[Int[np.ndarray, " n"]]:
-    """The pixels of each value but 0, counted along the rows.
+    """The pixels of each value above 0, counted along the rows.
 
     Raises:
         ValueError: There are more values than a mask has.
     """
-    places = np.flatnonzero(index)
+    places = np.flatnonzero(index > 0)
     values = index.ravel()[places]
     order = np.argsort(values, kind="stable")
     places, ends = places[order], np.flatnonzero(np.diff(values[order])) + 1

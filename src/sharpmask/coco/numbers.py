@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from itertools import chain
 from sys import float_info
 
+GZIP = b"\x1f\x8b"
+"""What files begin with that are packed by gzip."""
+PACKED = "it is packed by gzip; unpack it first, by gunzip"
 _WHOLE = re.compile(r"\s*([+-]?\d+)(\.0*)?\s*", re.ASCII)
 _DECIMAL = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
@@ -65,6 +68,17 @@ def number(value: object) -> float:
     if type(value) in (int, float) and abs(value) <= float_info.max:  # type: ignore[arg-type]
         return value  # type: ignore[return-value]
     raise ValueError(f"is {shown(value)}, not a finite number")
+
+
+def area(value: object) -> float:
+    """Read an area.
+
+    Raises:
+        ValueError: It is no finite number of at least 0.
+    """
+    if (pixels := number(value)) < 0:
+        raise ValueError(f"is {shown(value)}, less than nothing")
+    return pixels
 
 
 def flag(value: object) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sharpmask.coco import problems as kinds
-from sharpmask.coco.numbers import identity, integer, shown
+from sharpmask.coco.numbers import GZIP, PACKED, identity, integer, shown
 from sharpmask.coco.problems import Problem, refuse
 from sharpmask.coco.records import Entry, ImageEntry, read, read_annotation, read_image_entry
 
@@ -48,11 +48,18 @@ def read_coco(path: Path) -> CocoFile:
         OSError: The file cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = _parsed(path)
     except (ValueError, RecursionError) as error:
         problem = Problem("", kinds.NO_COCO, f"not a JSON file: {error}")
         return CocoFile(path, (), (), (problem,))
     return parse_coco(content, path)
+
+
+def _parsed(path: Path) -> Any:
+    content = path.read_bytes()
+    if content.startswith(GZIP):
+        raise ValueError(PACKED)
+    return json.loads(content)
 
 
 def read_image_ids(path: Path) -> list[tuple[str, int]]:
@@ -63,7 +70,7 @@ def read_image_ids(path: Path) -> list[tuple[str, int]]:
         OSError: The file cannot be read.
     """
     try:
-        images = json.loads(path.read_bytes())["images"]
+        images = _parsed(path)["images"]
         return [(str(image["file_name"]), integer(image["id"])) for image in images]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+from sharpmask.coco import numbers
 from sharpmask.coco import problems as kinds
-from sharpmask.coco.numbers import box, flag, identity, integer, number, shown
+from sharpmask.coco.numbers import box, flag, identity, integer, shown
 from sharpmask.coco.problems import MIN_AREA, MIN_SIDE, Kind, Problem
 from sharpmask.coco.segmentation import extent, parts_with_area, segmentation_to_rle
 from sharpmask.decoding import MAX_PIXELS
@@ -177,7 +178,7 @@ def read_annotation(
     elif crowd:
         found.append((kinds.CROWD, "is a crowd region"))
     box_xywh = optional("bbox", box, kinds.BAD_BOX)
-    area = optional("area", number, kinds.BAD_AREA)
+    area = optional("area", numbers.area, kinds.BAD_AREA)
     if entry.get("bbox") in (None, []):
         found.append((kinds.NO_BOX, "has no bbox"))
     if entry.get("area") is None:

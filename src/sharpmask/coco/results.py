@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpmask.coco.numbers import integer, shown
+from sharpmask.coco.numbers import GZIP, PACKED, integer, shown
 
 Record = Mapping[str, Any]
 """One entry of a results file, as parsed from JSON; only its ``image_id`` is known to be sound."""
@@ -105,6 +105,8 @@ class ResultsFile:
             # Latin-1 maps bytes to characters one to one, so places in the text are bytes.
             text = file.read(_CHUNK_BYTES).decode("latin-1")
             opening = _LIST_START.match(text)
+            if text.startswith(GZIP.decode("latin-1")):
+                raise ValueError(f"{self.path}: {PACKED}")
             if opening is None:
                 raise ValueError(
                     f"{self.path}: expected a COCO results file, a JSON list of records, but it "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sharpmask.engines.export import replacing
-from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, openvino_core
+from sharpmask.engines.exported import ExportedEngine, openvino_core
 from sharpmask.extras import extras_for
 from sharpmask.files import some_home
 from sharpmask.images import read_images
@@ -18,6 +18,7 @@ from sharpmask.inference.batch import Report, silent
 from sharpmask.inference.proposer import Proposer
 from sharpmask.inference.reading import DECODE_BATCH
 from sharpmask.masks import rle_iou
+from sharpmask.models.sources import DESCRIPTION
 
 MAX_PHOTOS = 40
 """Photos from which the ranges of activations are taken, spread evenly over those given."""

@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from sharpmask.data.mixture import SourceSampler
-from sharpmask.data.patches import augment, cut, cut_out
+from sharpmask.data.patches import augment, cut, cut_out, mask_image
 from sharpmask.data.pieces import Piece, SceneObject
 from sharpmask.data.scenes import Scenes
 from sharpmask.geometry import GREY
 from sharpmask.pyramid_geometry import PyramidGeometry
-from sharpmask.shapes import Float, Int, UInt8
+from sharpmask.shapes import Bool, Float, Int, UInt8
 
 POSITIVE_OCTAVES, IGNORED_OCTAVES = 0.6, 1.0
 POSITIVE_CELLS, IGNORED_CELLS = 1.0, 2.6
@@ -114,11 +114,13 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
         # What lies beyond a photo looks the same whenever it is read.
         scene = Image.new("RGB", (self.scene_size, self.scene_size), (GREY,) * 3)
         scene.paste(photo, (0, 0))
+        record = self.dataset.images[number]
+        background = np.full((self.scene_size,) * 2, record.complete)
+        if record.crowd:
+            background &= self._framed(piece.resample(mask_image(record.crowd))) < 128
         labels, cells, masks = [], [], []
         for level in range(len(self.geometry.strides)):
-            label, owners = self._label(
-                objects, level, complete=self.dataset.images[number].complete
-            )
+            label, owners = self._label(objects, level, background)
             chosen = self._choose(label, owners, rng)
             labels.append(torch.from_numpy(label))
             for row, column in chosen:
@@ -232,12 +234,16 @@ class LevelSceneDataset(Scenes[Sample, PyramidGeometry]):
         return framed
 
     def _label(
-        self, objects: list[SceneObject], level: int, *, complete: bool
+        self, objects: list[SceneObject], level: int, background: Bool[np.ndarray, "s s"]
     ) -> tuple[Float[np.ndarray, "rows columns"], Int[np.ndarray, "rows columns"]]:
-        """Label of each cell of a level, and which object a cell with label 1 is centred on."""
+        """Label of each cell of a level, and which object a cell with label 1 is centred on.
+
+        ``background`` says where what is no object is background.
+        """
         geometry = self.geometry
         count = self.scene_size // geometry.strides[level]
-        labels = np.full((count, count), -1.0 if complete else 0.0, np.float32)
+        middles = (np.arange(count) * geometry.strides[level] + geometry.cell_offset).astype(int)
+        labels = np.where(background[np.ix_(middles, middles)], np.float32(-1), np.float32(0))
         owners = np.zeros((count, count), np.int64)
         nearest = np.full((count, count), np.inf)
         boxes = np.array([item.box for item in objects]).reshape(-1, 4)

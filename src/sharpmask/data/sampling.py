@@ -12,6 +12,7 @@ import numpy as np
 
 from sharpmask.coco.annotations import CocoDataset, Instance
 from sharpmask.geometry import PatchGeometry
+from sharpmask.masks import decode
 
 MAX_SHIFT = 16.0
 """Positives are shifted by up to this many pixels of the patch on each axis."""
@@ -160,14 +161,19 @@ class PatchSampler:
         return Patch(image, instance, center, scale, bool(rng.random() < 0.5), for_mask, for_score)
 
     def _negative(self, rng: np.random.Generator) -> Patch:
-        """A window far from every canonical positive; where 100 tries find none, a positive."""
+        """A window far from every canonical positive and not centred in a crowd region.
+
+        Where 100 tries find none, a positive.
+        """
         index = self.complete[rng.integers(len(self.complete))]
         image = self.dataset.images[index]
         boxes = np.concatenate([image.boxes, np.array(image.crowds).reshape(-1, 4)])
+        crowd = decode(image.crowd) if image.crowd else np.zeros(image.size, np.uint8)
         for _ in range(MAX_TRIES):
             center = rng.random(2) * image.size[::-1]
             scale = 2.0 ** rng.choice(NEGATIVE_SCALES)
-            if self.is_negative(boxes, center, scale):
+            column, row = center.astype(int)
+            if not crowd[row, column] and self.is_negative(boxes, center, scale):
                 flip = bool(rng.random() < 0.5)
                 return Patch(
                     index, None, (float(center[0]), float(center[1])), scale, flip, False, True

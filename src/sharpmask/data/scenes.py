@@ -161,10 +161,16 @@ class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry])
             self._paste(scene, objects, rng, rng.uniform(first, last))
         if self.colour_jitter:
             scene = augment(scene, rng, self.colour_jitter)
+        record = self.dataset.images[number]
+        background = np.full((self.scene_size,) * 2, record.complete)
+        if record.crowd:
+            crowd = cut(mask_image(record.crowd), center, scale, self.scene_size, 0)
+            background &= np.asarray(crowd) < 128
         if rng.random() < 0.5:
             scene = scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             objects = [item.mirrored(self.scene_size) for item in objects]
-        labels, owners = self._label(objects, self.dataset.images[number].complete)
+            background = background[:, ::-1]
+        labels, owners = self._label(objects, background)
         cells = np.argwhere(labels > 0)
         if len(cells) > self.windows:
             chosen = rng.permutation(len(cells))
@@ -257,15 +263,19 @@ class SceneDataset(Scenes[tuple[Tensor, Tensor, Tensor, Tensor], PatchGeometry])
         objects.append(SceneObject(mask, middle, float(octave), learned=True))
 
     def _label(
-        self, objects: list[SceneObject], complete: bool
+        self, objects: list[SceneObject], background: Bool[np.ndarray, "s s"]
     ) -> tuple[Float[np.ndarray, "rows columns"], Int[np.ndarray, "rows columns"]]:
-        """Label of each cell, and which object a cell with label 1 is centred on."""
+        """Label of each cell, and which object a cell with label 1 is centred on.
+
+        ``background`` says where what is no object is background.
+        """
         geometry = self.geometry
         count = geometry.num_cells(self.scene_size)
-        labels = np.full((count, count), -1.0 if complete else 0.0, np.float32)
         owners = np.zeros((count, count), np.int64)
         nearest = np.full((count, count), np.inf)
         middles = np.arange(count) * geometry.stride + geometry.shift + geometry.patch_size / 2
+        places = middles.astype(int)
+        labels = np.where(background[np.ix_(places, places)], np.float32(-1), np.float32(0))
         for number, item in enumerate(objects):
             x, y = item.center
             shift = np.maximum.outer(np.abs(middles - y), np.abs(middles - x))

@@ -1,6 +1,7 @@
 """What is found in a photo: named objects."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,10 +56,16 @@ class Detections:
         best = f", best: {self.names[0]} {self.scores[0]:.2f}" if len(self) else ""
         return f"<Detections: {len(self)} objects of a photo {height} x {width}{best}>"
 
+    def __iter__(self) -> Iterator["Detections"]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(
-        self, index: slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]
+        self, index: int | slice | Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]
     ) -> "Detections":
-        """Some of them, by slice, indices or a boolean mask."""
+        """Some of them, by slice, indices or a boolean mask; one alone by its index."""
+        if isinstance(index, int | np.integer):
+            number = range(len(self))[index]
+            index = slice(number, number + 1)
         chosen = np.arange(len(self))[index].tolist()
         return replace(
             self,
@@ -99,6 +106,8 @@ class Detections:
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Records of COCO's results format, for boxes and masks at once."""
+        if not isinstance(image_id, str):
+            image_id = operator.index(image_id)  # NumPy's integers are none of JSON's
         records: list[dict[str, Any]] = []
         for number, (label, score, (x0, y0, x1, y1)) in enumerate(
             zip(self.labels, self.scores, self.boxes.tolist(), strict=True)

@@ -108,7 +108,8 @@ class Detector:
             photo: What ``Proposer.read`` gave.
             regions: Where to look; proposed if None.
         """
-        regions = regions or Regions.of(photo.propose())
+        if regions is None:
+            regions = Regions.of(photo.propose())
         vectors = describe(photo, regions.boxes)
         scores, boxes = self.head.classify(vectors, regions.boxes, photo.image.shape[:2])
         return self.best(photo.image, regions, scores, boxes)

@@ -35,7 +35,8 @@ class Proposing:
         weights: Model that proposes, and whose features tell what regions show.
         num_proposals: Maximum number of regions of a photo.
         scales: Sizes at which it reads a photo, as for ``Proposer``.
-        file: COCO results to use instead of the model, for the photos to learn from.
+        file: Regions to use instead, for the photos to learn from: COCO results, a Parquet file, or
+            a folder of them.
         val_file: The same for those to measure on.
     """
 
@@ -57,7 +58,7 @@ class Proposing:
             "num_proposals": self.num_proposals,
             "weights": source_fingerprint(self.weights),
             "scales": self.scales,
-            **{key: file and fingerprint(file)[:16] for key, file in files.items()},
+            **{key: file and fingerprint(*_files(file))[:16] for key, file in files.items()},
         }
 
     def proposer(self, device: str, streams: int) -> Proposer:
@@ -93,6 +94,10 @@ class Proposing:
             )
         found = regions_of_all(images, source, streams=streams, report=report)
         return list(progress(found, len(images), "photos proposed"))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
 
 
 def proposer_note(

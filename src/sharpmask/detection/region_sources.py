@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from sharpmask.coco.annotations import CocoImage
-from sharpmask.coco.results import ResultsFile
 from sharpmask.defaults import VERSION
 from sharpmask.detection.regions import Regions
+from sharpmask.evaluation.run import open_results
 from sharpmask.files import fingerprint, write_json
 from sharpmask.images import ImageError
 from sharpmask.inference.batch import Report, map_ordered
@@ -24,20 +24,20 @@ class RegionSource(Protocol):
 
 
 class FileRegions:
-    """Proposals of any method from a COCO results file.
+    """Proposals of any method from a file.
 
     Args:
-        path: The file.
+        path: COCO results, Parquet, or a folder of Parquet files.
         count: Maximum number of regions of a photo, the best by score.
         images: The photos it is meant for.
         report: Is told when it lacks some of them.
 
     Raises:
-        ValueError: It is not a results file, holds none of the photos, or several have the same id.
+        ValueError: It is none of these, holds none of the photos, or several have the same id.
     """
 
     def __init__(self, path: Path, count: int, images: Sequence[CocoImage], report: Report) -> None:
-        self.results = ResultsFile(path)
+        self.results = open_results(path)
         self.count = count
         known = set(self.results.image_ids)
         missing = [image.id for image in images if image.id not in known]

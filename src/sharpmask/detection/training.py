@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lightning_fabric import Fabric
 
@@ -56,7 +56,7 @@ def train_detector(
         output: Folder of the run.
         val: COCO annotation file to measure Average Precision on.
         kind: "rcnn", the better one up to a hundred objects of a category, or "fast-rcnn".
-        categories: Names of those to learn; all if empty.
+        categories: Names of those to learn, or one name; all if empty.
         min_objects: Categories with fewer objects are left out.
         proposing: How regions are found.
         device: Where the proposer runs: "auto", "cpu" or "cuda".
@@ -71,6 +71,10 @@ def train_detector(
         MissingExtraError: scikit-learn, for "rcnn", is not installed.
         ValueError: Bad data or options, the folder holds another run, or another run writes there.
     """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind: expected {' or '.join(get_args(Kind))}, got {kind!r}")
+    if isinstance(categories, str):
+        categories = [categories]
     if kind == "rcnn":
         with extras_for("training of an R-CNN"):
             import sklearn  # noqa: F401

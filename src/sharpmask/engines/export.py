@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
+from sharpmask.engines.exported import ExportedEngine, Runtime
 from sharpmask.engines.threads import starting
 from sharpmask.engines.torch_engine import Decoder, Encoder, TorchEngine
 from sharpmask.extras import extras_for
 from sharpmask.files import PART, some_home
 from sharpmask.models.pretrained import Model
+from sharpmask.models.sources import DESCRIPTION
 from sharpmask.models.window_net import weights_fingerprint
 
 LOGIT_TOLERANCE = 1e-3

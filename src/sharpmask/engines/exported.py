@@ -14,14 +14,12 @@ from sharpmask.engines.compile_cache import compiled_by
 from sharpmask.engines.protocol import ScoreMaps, answer_once
 from sharpmask.engines.threads import cores, starting, visible_cores
 from sharpmask.extras import MissingExtraError, extras_for
-from sharpmask.models.sources import WeightsError
+from sharpmask.models.sources import DESCRIPTION, WeightsError
 from sharpmask.pyramid_geometry import geometry_of
 from sharpmask.shapes import Float, Int, UInt8
 
 Runtime = Literal["openvino", "onnx"]
 
-DESCRIPTION = "sharpmask.json"
-"""File of an exported model that says what it is."""
 SUFFIXES: dict[Runtime, str] = {"openvino": ".xml", "onnx": ".onnx"}
 """Of the networks that are exported for a runtime."""
 Run = Callable[..., list[np.ndarray]]
@@ -63,6 +61,9 @@ class ExportedEngine:
         streams: int = 1,
         bfloat16: bool = False,
     ) -> None:
+        self.again = partial(
+            ExportedEngine, folder.absolute(), runtime=runtime, streams=streams, bfloat16=bfloat16
+        )
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
             self.geometry = geometry_of(description["geometry"])
@@ -70,7 +71,10 @@ class ExportedEngine:
             self.has_region_maps = self.num_region_maps > 0
             suffix = SUFFIXES[description["runtime"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"{folder}: holds no exported model: {error}") from None
+            raise WeightsError(
+                f"{folder}: holds no exported model of this version: {DESCRIPTION}: {error}; copy "
+                "it again, or export the model again"
+            ) from None
         self.runtime: Runtime = runtime or description["runtime"]
         if self.runtime == "onnx" and suffix != SUFFIXES["onnx"]:
             raise ValueError(f"engine: {folder} was exported for openvino, not onnx")
@@ -91,6 +95,10 @@ class ExportedEngine:
         except Exception as error:  # each runtime raises kinds of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise WeightsError(f"{folder}: {reason}; export the model again") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What runs a model stays in its process: another one loads it again."""
+        return self.again, ()
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[ScoreMaps, Features]:
         """Score logits of all cells of each level, and features."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from sharpmask.engines.export_cache import PACKAGES, exported, missing, runs
-from sharpmask.engines.exported import DESCRIPTION, ExportedEngine, Runtime
+from sharpmask.engines.exported import ExportedEngine, Runtime
 from sharpmask.engines.protocol import Engine
 from sharpmask.extras import extras_for
-from sharpmask.models.sources import resolve, shipped_export
+from sharpmask.models.sources import DESCRIPTION, resolve, shipped_export
 
 if TYPE_CHECKING:  # exported models run without torch
     from sharpmask.models.pretrained import Model

@@ -1,6 +1,7 @@
 """COCO's Average Precision of detections, boxes and masks: its twelve figures, by hotcoco."""
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from sharpmask.coco.reader import load_ground_truth
 from sharpmask.coco.records import Annotation
 from sharpmask.coco.results import Record
 from sharpmask.coco.segmentation import segmentation_to_rle
-from sharpmask.masks import rle_areas
+from sharpmask.masks import rle_areas, rle_boxes
 
 KINDS = {"boxes": "bbox", "masks": "segm"}
 """COCO's name of each kind of evaluation."""
+FEW = 5
+"""So many categories are named in a message."""
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -35,8 +38,8 @@ def average_precision(
 
     Args:
         annotations: COCO annotation file, every object labelled.
-        detections: COCO results: ``image_id``, ``category_id``, ``bbox``, ``score`` and perhaps
-            ``segmentation``.
+        detections: COCO results: ``image_id``, ``category_id``, ``score``, and ``bbox`` or
+            ``segmentation``. A mask without ``bbox`` is boxed tightly.
         categories: Names of the categories to average over; all if empty.
         boxes_only: Ignore masks, also those of the annotations.
         source: What messages call the detections, such as their file.
@@ -130,7 +133,7 @@ def _result(
     name: str,
     record: Record,
     sizes: Mapping[int | str, tuple[int, int]],
-    names: Collection[object],
+    names: Mapping[int | str, str],
     *,
     masks: bool,
 ) -> dict[str, Any]:
@@ -143,24 +146,37 @@ def _result(
             raise ValueError(f"{name}: {key} {error}") from None
         if ids[key] not in known:
             what = key.removesuffix("_id")
-            raise ValueError(f"{name}: {what} {ids[key]!r} is not in the annotations")
+            remedy = "were they made for another data set?"
+            if known is names:
+                remedy = f"leave them out, or give them its ids: {_listed(names)}"
+            raise ValueError(f"{name}: {what} {ids[key]!r} is not in the annotations; {remedy}")
+    rle = None
+    stated = record.get("bbox")
+    if record.get("segmentation") and (masks or not stated):
+        try:
+            rle = segmentation_to_rle(record["segmentation"], sizes[ids["image_id"]])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if rle and not stated:
+        left, top, right, bottom = rle_boxes([rle])[0].tolist()
+        stated = [left, top, right - left, bottom - top]
     try:
-        score, box_xywh = number(record["score"]), [float(value) for value in box(record["bbox"])]
+        score, box_xywh = number(record["score"]), [float(value) for value in box(stated)]
         if not all(abs(value) < 1e6 for value in (score, *box_xywh)):
             raise ValueError
     except (KeyError, ValueError):
         raise ValueError(
-            f"{name}: expected a finite score and bbox [left, top, width, height], got "
-            f"{shown(record)}"
+            f"{name}: expected a finite score and bbox [left, top, width, height] or "
+            f"segmentation, got {shown(record)}"
         ) from None
     sound: dict[str, Any] = {**ids, "score": float(score), "bbox": box_xywh}
-    if masks and record.get("segmentation"):
-        try:
-            size = sizes[ids["image_id"]]
-            sound["segmentation"] = segmentation_to_rle(record["segmentation"], size)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return sound
+    return {**sound, "segmentation": rle} if masks and rle else sound
+
+
+def _listed(names: Mapping[int | str, str]) -> str:
+    """The first of some categories."""
+    first = ", ".join(f"{k} ({name})" for k, name in islice(names.items(), FEW))
+    return f"{first}, ..." if len(names) > FEW else first
 
 
 def _of_kind(results: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -57,6 +57,8 @@ def evaluate(
     """
     if (proposer is None) == (proposals is None):
         raise ValueError("evaluate: give either a proposer or a file of proposals")
+    if first is not None and first < 1:
+        raise ValueError(f"first: expected at least 1 image, got {first}")
     annotations = Path(annotations)
     results = open_results(proposals) if proposals else None
     masks = not boxes_only and (results is None or results.has_masks)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -86,9 +87,14 @@ def find_in_each(
         find: Finds in a photo; threads call it.
         photos: Whatever ``find`` takes.
 
-    Yields:
+    Returns:
         Each photo as it was given, in order, with what was found or its error.
+
+    Raises:
+        ValueError: One path was given, not several.
     """
+    if isinstance(photos, str | PathLike):
+        raise ValueError(f"photos: expected several, such as [{str(photos)!r}], got one path")
 
     def attempt(photo: Item) -> tuple[Item, Result | ImageError]:
         try:
@@ -96,8 +102,8 @@ def find_in_each(
         except ImageError as error:
             return photo, error
 
-    for call in map_ordered(attempt, photos, streams_for(MAX_STREAMS)):
-        yield call.result()
+    calls = map_ordered(attempt, photos, streams_for(MAX_STREAMS))
+    return (call.result() for call in calls)
 
 
 class Found(Protocol):

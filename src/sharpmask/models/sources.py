@@ -20,6 +20,10 @@ DETECTORS = "detector-"
 """What the names of detectors begin with."""
 SUCCESSORS = {"deepmask-mobilenetv2": "deepmask-nano", "sharpmask-mobilenetv2": "sharpmask-nano"}
 """Names of models of 0.1, and what such a name means now."""
+DESCRIPTION = "sharpmask.json"
+"""File of an exported model that says what it is."""
+PARTS = (".onnx", ".xml", ".bin")
+"""What other files of an exported model end in."""
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".t7", ".onnx", ".xml", ".json")
 """What a missing file of weights may end in, unlike a repository."""
 
@@ -52,11 +56,21 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         source = successor
     if str(source) in shipped():
         return WEIGHTS / f"{source}.safetensors"
-    path = Path(source)
-    if path.is_dir():
-        path = path / "model.safetensors"
+    folder = Path(source)
+    path = folder / "model.safetensors" if folder.is_dir() else folder
+    if path.suffix in PARTS and (path.parent / DESCRIPTION).exists():
+        raise WeightsError(f"{source}: a part of an exported model; give its folder")
     if path.is_file():
         return path
+    if folder.is_dir() and (folder / DESCRIPTION).exists():
+        raise WeightsError(
+            f"{source}: an exported model, which can only be run; give the one that it was made of"
+        )
+    if folder.is_dir():
+        raise WeightsError(
+            f"{source}: a folder without a model: neither model.safetensors nor {DESCRIPTION}, as "
+            "exported models have; was all of it copied, and has its run kept a model yet?"
+        )
     if is_repository(str(source)) and not path.parent.exists():
         return _download(str(source))
     close = difflib.get_close_matches(str(source), shipped(), n=1, cutoff=0.4)

@@ -198,6 +198,8 @@ def load_as(build: Callable[[Mapping[str, Any]], Net], source: str | os.PathLike
     """
     path = resolve(source)
     state, texts = read_safetensors(path)
+    if "detector" in texts:
+        raise WeightsError(f"{path}: a detector, which names objects: sharpmask detect takes it")
     if "architecture" not in texts:
         raise WeightsError(
             f"{path}: not a sharpmask model file (no architecture in its metadata); a backbone "

@@ -14,11 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sharpmask.engines.exported import DESCRIPTION
 from sharpmask.extras import extras_for
 from sharpmask.files import cache_folder, replacing_file, replacing_folder, write_json
 from sharpmask.inference.proposer import POOL, Proposer
-from sharpmask.models.sources import shipped_export
+from sharpmask.models.sources import DESCRIPTION, shipped_export
 from sharpmask.pyramid_geometry import PyramidGeometry
 
 RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"

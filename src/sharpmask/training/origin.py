@@ -187,8 +187,14 @@ def tell(data: CocoDataset, name: str, report: Report) -> None:
 
 
 def files_of(files: StrPath | Sequence[StrPath]) -> list[Path]:
-    """One file or several."""
+    """One file or several.
+
+    Raises:
+        ValueError: There is none.
+    """
     given = [files] if isinstance(files, str | PathLike) else files
+    if not given:
+        raise ValueError("train: expected one annotation file or several, got none")
     return [Path(file) for file in given]
 
 

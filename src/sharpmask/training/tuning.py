@@ -22,6 +22,7 @@ from sharpmask.models.pyramid import SharpMaskPyramid
 from sharpmask.training.loop import CHECKPOINT
 from sharpmask.training.pyramid_stage import fit_pyramid, pyramid
 from sharpmask.training.recipes import Recipe
+from sharpmask.training.signals import Stopped
 
 HELD_BACK = 0.2
 """Share of the photos that is held back for measuring."""
@@ -170,12 +171,16 @@ def step_seconds(
     """How long a step takes: a copy of the model learns a few, the way it will."""
     times: list[float] = []
     few = replace(recipe(PROBE_STEPS), steps=PROBE_STEPS, validate_every=PROBE_STEPS)
-    with tempfile.TemporaryDirectory() as folder:
-        fit_pyramid(
-            copy.deepcopy(model), data=data, recipe=few,
-            output=Path(folder), fabric=fabric, workers=workers, readings=readings,
-            keep=lambda _: None, on_step=lambda *_: times.append(time.perf_counter()),
-        )  # fmt: skip
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            fit_pyramid(
+                copy.deepcopy(model), data=data, recipe=few,
+                output=Path(folder), fabric=fabric, workers=workers, readings=readings,
+                keep=lambda _: None, on_step=lambda *_: times.append(time.perf_counter()),
+            )  # fmt: skip
+    except Stopped as stop:
+        text = "stopped while steps were timed, before the first was kept; the same command goes on"
+        raise Stopped(stop.signal, text) from None
     return float(np.diff(times[PROBE_SKIPPED - 1 :]).mean())
 
 

@@ -23,6 +23,11 @@ FORMATS: dict[str, Callable[[Destination], Writer]] = {
     "cutouts": CutoutWriter,
     "parquet": ParquetWriter,
 }
+PLACES = (
+    *("coco.json", "yolo", "labelme", "labelstudio", "masks", "cutouts"),
+    "proposals.parquet",
+)
+"""What the formats write, below the output folder."""
 AS_POLYGONS: dict[str, Callable[[Destination], Writer]] = {
     "coco": partial(CocoWriter, polygons=True),
     "labelme": partial(LabelmeWriter, polygons=True),
