@@ -74,6 +74,12 @@ def test_a_file_packed_by_gzip_says_so(tmp_path):
         ResultsFile(path)
 
 
+def test_a_file_of_parquet_says_so(tmp_path):
+    path = write(tmp_path / "found.pq", "PAR1...")
+    with pytest.raises(ValueError, match=r"found\.pq: it is a Parquet file: of proposals its name"):
+        ResultsFile(path)
+
+
 def test_a_broken_record_does_not_pull_the_rest_of_a_large_file_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(results_module, "_CHUNK_BYTES", 100)
     path = write(tmp_path / "results.json", [{"image_id": 1, "note": "x" * 300}])

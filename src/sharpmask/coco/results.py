@@ -107,6 +107,11 @@ class ResultsFile:
             opening = _LIST_START.match(text)
             if text.startswith(GZIP.decode("latin-1")):
                 raise ValueError(f"{self.path}: {PACKED}")
+            if text.startswith("PAR1"):
+                raise ValueError(
+                    f"{self.path}: it is a Parquet file: of proposals its name must end in "
+                    ".parquet, of detections give the detections.json beside it"
+                )
             if opening is None:
                 raise ValueError(
                     f"{self.path}: expected a COCO results file, a JSON list of records, but it "
