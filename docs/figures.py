@@ -420,7 +420,8 @@ def targets() -> str:
             if name.startswith("sharpmask-pyramid-nano")
         ),
         [
-            "`sharpmask-nano`, 100 proposals: time / time of a 4096^3 product, best engine",
+            f"`{content['config'].partition(',')[0]}`, 100 proposals: time / time of a 4096^3 "
+            "product, best engine",
             f"{relative['OpenVINO, bfloat16']:.2f}",
             "at most .87",
         ],
