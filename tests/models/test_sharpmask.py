@@ -402,11 +402,19 @@ def test_the_original_deepmask_can_be_refined_too():
         assert model.eval()(torch.zeros(1, 3, 224, 224))[0].shape == (1, 224, 224)
 
 
+STANDS_STILL = pytest.mark.xfail(strict=True, reason="the channel is silent from the start")
+
+
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 3, 5))]
+    "seed",
+    [
+        0,
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in (3, 5)),
+        pytest.param(1, marks=[pytest.mark.slow, STANDS_STILL]),
+    ],
 )
-def test_a_single_last_channel_learns_whatever_the_seed(seed):
-    """With weights of either sign in ``predict`` seeds 0 and 3 stay where they are, at .59."""
+def test_a_single_last_channel_learns(seed):
+    """On this trunk three seeds of ten do not: docs/log.md, "How the refinement starts"."""
     deepmask = sharpmask.load("deepmask-nano")
     torch.manual_seed(seed)
     options = {"mask_channels": 16, "skip_channels": 16}
